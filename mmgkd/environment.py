@@ -1,0 +1,246 @@
+"""Says in one error why mmgkd cannot run in this environment, with the command that mends it.
+
+torch, mmengine, mmcv and mmdet come in combinations that install without complaint and fail later, far from
+the cause. Each check looks at an `Environment` only, so that a test can make any combination up.
+"""
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+__all__ = ['Environment', 'EnvironmentProblem', 'Problem', 'check_environment', 'find_problem']
+
+# What the commands install. The same versions stand in constraints.txt; a test compares the two.
+TESTED = {
+    'torch': 'torch==2.13.0',
+    'mmengine': 'onedl-mmengine==0.10.12',
+    'mmdet': 'onedl-mmdetection==3.5.1',
+    'mmcv': 'onedl-mmcv==2.3.6',
+}
+
+# The distributions that bring each module, the maintained one first.
+DISTRIBUTIONS = {
+    'torch': ('torch',),
+    'mmengine': ('onedl-mmengine', 'mmengine', 'mmengine-lite'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmcv': ('onedl-mmcv', 'mmcv', 'mmcv-lite', 'mmcv-full'),
+}
+
+
+class EnvironmentProblem(ImportError):
+    """The installed versions do not work together."""
+
+
+class Problem(NamedTuple):
+    found: str
+    mend: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the checks look at."""
+    versions: Mapping[str, str]  # module -> version, without the modules that are not there
+    providers: Mapping[str, tuple[str, ...]]  # module -> names of the installed distributions that bring it
+    source: Callable[[str], str] = lambda path: ''  # 'mmdet/__init__.py' -> its text, '' where there is none
+    import_error: Callable[[str], str | None] = lambda module: None
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def release(self, module):
+        return release(self.versions[module])
+
+    def name(self, module):
+        """'mmengine 0.10.7', with the distributions where these are not named like the module."""
+        dists = self.providers.get(module, ())
+        origin = f' (from {" and ".join(dists)})' if set(dists) - {module} else ''
+        return f'{module} {self.versions[module]}{origin}'
+
+    def __str__(self):
+        return ', '.join(self.name(module) if module in self.versions else f'no {module}'
+                         for module in DISTRIBUTIONS)
+
+
+def release(text):
+    """'2.13.0+cpu' -> (2, 13, 0)."""
+    numbers = re.match(r'\d+(\.\d+)*', text)
+    return tuple(int(number) for number in numbers.group().split('.')) if numbers else ()
+
+
+# ---- the mending commands
+
+def pip(command):
+    return f'python -m pip {command}'
+
+
+def replace(env, modules, rebuild=()):
+    """Command that leaves the tested distribution of each module, and no other one, installed.
+
+    Two distributions that bring the same files cannot be taken apart: both are removed and the tested one
+    comes anew.
+    """
+    remove, install = [], []
+    for module in modules:
+        present = env.providers.get(module, ())
+        if present != DISTRIBUTIONS[module][:1] or module in rebuild:
+            remove += present
+            install.append(module)
+    steps = [pip(f'uninstall -y {" ".join(remove)}')] if remove else []
+    if pure := [TESTED[module] for module in install if module != 'mmcv']:
+        steps.append(pip(f'install {" ".join(pure)}'))
+    if 'mmcv' in install:  # compiled against the torch that is there; pip may have kept one for another torch
+        steps.append(pip('install setuptools wheel ninja packaging psutil'))
+        steps.append(pip(f'install --no-build-isolation --no-cache-dir {TESTED["mmcv"]}'))
+    return ' && \\\n    '.join(steps)
+
+
+STACK = ('mmengine', 'mmdet', 'mmcv')
+
+
+# ---- the checks, in the order in which they matter
+
+def torch_is_there(env):
+    if 'torch' not in env.versions:
+        return Problem('torch is not installed', pip(f'install {TESTED["torch"]}'))
+
+
+def mmengine_is_there(env):
+    if 'mmengine' not in env.versions:
+        return Problem('mmengine is not installed', replace(env, STACK, rebuild=('mmengine',)))
+
+
+def mmengine_loads_its_checkpoints(env):
+    if env.release('torch') < (2, 6) or env.release('mmengine') >= (0, 10, 8):
+        return
+    if env.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '').lower() in ('1', 'y', 'yes', 'true'):
+        return
+    if 'weights_only' in env.source('mmengine/runner/checkpoint.py'):  # patched by hand
+        return
+    return Problem(
+        f'{env.name("mmengine")} cannot load its own checkpoints with torch {env.versions["torch"]}: since '
+        '2.6 torch reads weights only unless told otherwise, and mmengine up to 0.10.7 does not tell it',
+        replace(env, ('mmengine',), rebuild=('mmengine',)))
+
+
+def mmengine_starts(env):
+    if env.release('torch') >= (2, 5) and env.release('mmengine') < (0, 10, 6):
+        torch = env.versions['torch']
+        return Problem(
+            f'{env.name("mmengine")} cannot be imported with torch {torch}: Adafactor is already registered',
+            replace(env, ('mmengine',), rebuild=('mmengine',)))
+
+
+def mmengine_finds_packages(env):
+    if 'pkg_resources' in env.source('mmengine/utils/package_utils.py') and env.import_error('pkg_resources'):
+        return Problem(
+            f'{env.name("mmengine")} needs pkg_resources for every config named mmdet::..., and setuptools '
+            f'{env.versions.get("setuptools", "(none)")} has none: it was removed in setuptools 82',
+            pip("install 'setuptools<82'"))
+
+
+def mmcv_is_there(env):
+    if 'mmcv' not in env.versions:
+        return Problem('mmcv is not installed', replace(env, STACK, rebuild=('mmcv',)))
+    if env.release('mmcv') < (2,):
+        return Problem(f'{env.name("mmcv")} is too old: MMDetection 3 needs mmcv 2',
+                       replace(env, STACK, rebuild=('mmcv',)))
+
+
+def mmdet_is_there(env):
+    if 'mmdet' not in env.versions:
+        return Problem('mmdet is not installed', replace(env, STACK, rebuild=('mmdet',)))
+    if env.release('mmdet') < (3,):
+        return Problem(f'{env.name("mmdet")} is too old: mmgkd needs MMDetection 3',
+                       replace(env, STACK, rebuild=('mmdet',)))
+
+
+def mmdet_takes_its_companions(env):
+    """OpenMMLab's mmdet asserts, when imported, that mmcv and mmengine lie between two versions."""
+    text = env.source('mmdet/__init__.py')
+    for module in ('mmcv', 'mmengine'):
+        bounds = [re.search(rf"^{module}_{bound}_version = '(.+)'", text, re.M)
+                  for bound in ('minimum', 'maximum')]
+        if None in bounds:
+            continue
+        low, high = (bound.group(1) for bound in bounds)
+        if not release(low) <= env.release(module) < release(high):
+            return Problem(f'{env.name("mmdet")} refuses {env.name(module)}: it asks for >={low}, <{high}',
+                           replace(env, STACK, rebuild=('mmdet',)))
+
+
+def mmcv_has_operators(env):
+    rebuild = replace(env, STACK, rebuild=('mmcv',))
+    if error := env.import_error('mmcv'):
+        if 'libGL' in error:  # no screen, no libGL; another OpenCV does without
+            rebuild = pip('install --force-reinstall --no-deps opencv-python-headless')
+        return Problem(f'{env.name("mmcv")} cannot be imported: {error}', rebuild)
+    if error := env.import_error('mmcv._ext'):
+        why = ('it was installed without them' if "No module named 'mmcv._ext'" in error
+               else f'they were compiled against another torch than {env.versions["torch"]}')
+        return Problem(f'{env.name("mmcv")} has no usable compiled operators: {why} ({error})', rebuild)
+
+
+CHECKS = (torch_is_there, mmengine_is_there, mmcv_is_there, mmdet_is_there, mmengine_loads_its_checkpoints,
+          mmengine_starts, mmengine_finds_packages, mmdet_takes_its_companions, mmcv_has_operators)
+
+
+def find_problem(env):
+    """The first problem of the environment, or None."""
+    return next((problem for check in CHECKS if (problem := check(env))), None)
+
+
+def check_environment(env=None):
+    """Raises `EnvironmentProblem` where the installed versions cannot work together."""
+    env = installed() if env is None else env
+    if problem := find_problem(env):
+        raise EnvironmentProblem(f'{problem.found}.\n  Found: {env}.\n  To mend it:\n    {problem.mend}')
+
+
+# ---- the environment that is there
+
+def folder(module):
+    """Folder of an importable package; a mere folder of that name somewhere on the path is none."""
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).parent if spec and spec.origin else None
+
+
+def source(path):
+    module, _, rest = path.partition('/')
+    file = folder(module) / rest
+    return file.read_text(encoding='utf-8', errors='replace') if file.exists() else ''
+
+
+def import_error(module):
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken binary fails with more than ImportError
+        return f'{type(error).__name__}: {error}'
+
+
+def dist_version(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def installed():
+    versions, providers = {}, {}
+    for module, names in DISTRIBUTIONS.items():
+        found = {name: number for name in names if (number := dist_version(name))}
+        providers[module] = tuple(found)
+        if folder(module):
+            # Where two distributions wrote to one folder, its own version file tells which came last.
+            stated = re.search(r"^__version__ = '(.+)'", source(f'{module}/version.py'), re.M)
+            versions[module] = stated.group(1) if stated else next(iter(found.values()), '')
+    if number := dist_version('setuptools'):
+        versions['setuptools'] = number
+    return Environment(versions, providers, source, import_error, os.environ)
+
+
+if __name__ == '__main__':
+    check_environment()
+    print(installed())
