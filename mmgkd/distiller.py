@@ -1,0 +1,145 @@
+"""The distiller: a student that learns from its data and from a teacher."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from .detectors import matching_shapes, model_config
+from .features import capture_output, feature_maps
+from .state import keep_plain_keys
+from .student import inherit_weights, parse_inherit
+from .teacher import Teacher
+
+__all__ = ['Distiller']
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Trains a student detector on its own losses and on the likeness of its neck's maps to a teacher's.
+
+    Everything but training is the student's: prediction, features, the keys of a checkpoint. The teacher is held
+    outside the module tree and loaded when training starts; inference needs neither its config nor its weights.
+
+    Args:
+        student (str | dict): A model config, a config file, an ``mmdet::`` name, or
+            ``dict(config=..., overrides=...)``.
+        teacher (dict): ``config`` and ``checkpoint``, and the other arguments of :class:`mmgkd.teacher.Teacher`.
+        distill_losses (dict): Name to config of each loss. A term of the loss ``gkd`` is trained on as
+            ``loss_gkd_<term>``; its raw value is logged as ``gkd_<term>``.
+        connector (dict, optional): Options of what makes the student's maps fit, and its type, if that is not
+            :class:`NeckConnector`.
+        inherit (str, optional): Parts to copy from the teacher before training, such as ``'neck+head'``.
+
+    Raises:
+        FileNotFoundError: No config of the student. What is wrong with the teacher's is said when training starts.
+        ValueError: A config does not fit; the message says which, and what was expected.
+    """
+
+    def __init__(self, *, student: str | dict, teacher: dict, distill_losses: dict[str, dict],
+                 connector: dict | None = None, inherit: str | None = None) -> None:
+        config = model_config(student)
+        detector = MODELS.build(config)
+        super().__init__(data_preprocessor=detector.data_preprocessor)
+        self.student = detector
+        self.teacher = Teacher(**teacher)
+        self.inherit = parse_inherit(inherit)
+        self.distill_weight = 1.
+        """Factor on all distillation losses, which :class:`DistillWeightHook` sets; at 0 the teacher is not run."""
+        with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
+            self.distill_losses = _build_losses(distill_losses)
+            try:
+                shapes = matching_shapes(config, self.teacher.model_config())
+            except (TypeError, ValueError):
+                raise
+            except Exception as error:  # files or packages that inference can do without: training will say so
+                self.connector, self._unready = None, error
+            else:
+                self.connector, self._unready = MODELS.build(dict(
+                    dict(type='NeckConnector', student_shapes=shapes[0], teacher_shapes=shapes[1]),
+                    **(connector or {}))), None
+        keep_plain_keys(self)
+
+    def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Tensor | list[Tensor]]:
+        """The student's own losses beside those of distillation.
+
+        Args:
+            inputs (Tensor): (N, 3, H, W), preprocessed for the student.
+            data_samples (Sequence): One per image, with its boxes and labels.
+        """
+        if self.distill_weight == 0:
+            return self.student.loss(inputs, data_samples) | self._idle()
+        self._load_teacher()
+        teacher_feats = self.teacher(inputs, data_samples)
+        with capture_output(self.student.neck) as outputs:
+            student_losses = self.student.loss(inputs, data_samples)
+        student_feats, teacher_feats = self.connector(feature_maps(outputs[0]), teacher_feats)
+        return student_losses | self.distill(student_feats, teacher_feats, data_samples)
+
+    def distill(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
+                data_samples: Sequence) -> dict[str, Tensor | list[Tensor]]:
+        """Every term weighted, to train on, and raw, to read.
+
+        Args:
+            student_feats (Sequence[Tensor]): (N, C, H, W) per level.
+            teacher_feats (Sequence[Tensor]): Of the same shapes.
+            data_samples (Sequence): One per image.
+        """
+        terms = {}
+        for name, loss in self.distill_losses.items():
+            for term, values in loss(student_feats, teacher_feats, data_samples).items():
+                factor = self.distill_weight * loss.weights[term]
+                terms[f'loss_{name}_{term}'] = [factor * value for value in values]
+                terms[f'{name}_{term}'] = torch.stack([value.detach() for value in values]).sum()
+        return terms
+
+    def forward(self, inputs: Tensor, data_samples: Sequence | None = None, mode: str = 'tensor'):
+        """``mode='loss'`` distils; ``predict`` and ``tensor`` are the student's."""
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return self.student(inputs, data_samples, mode=mode)
+
+    def init_weights(self) -> None:
+        """Initialise the student, let it inherit, and load the teacher: what fails, fails before training."""
+        super().init_weights()
+        weights = self.teacher.weights() if self.inherit else None
+        if self.inherit:
+            inherit_weights(self.student, weights, self.inherit)
+        self._load_teacher(weights)
+
+    def _load_teacher(self, weights: dict[str, Tensor] | None = None) -> None:
+        if self._unready is not None:
+            raise self._unready
+        self.teacher.load(self.data_preprocessor, weights)
+
+    def _idle(self) -> dict[str, Tensor]:
+        """Zeros through whatever distillation trains, which distributed training would otherwise wait for."""
+        own = [p for module in (self.connector, self.distill_losses) if module for p in module.parameters()]
+        return {'loss_distill': sum(p.sum() for p in own) * 0} if own else {}
+
+    def __getattr__(self, name: str):
+        """The student's attributes too (``bbox_head``, ``with_mask``, ...), which mmdet's hooks reach for."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            student = self.__dict__.get('_modules', {}).get('student')
+            if student is None or not hasattr(student, name):
+                raise
+            return getattr(student, name)
+
+
+def _build_losses(configs: dict[str, dict]) -> nn.ModuleDict:
+    if not configs:
+        raise ValueError('distill_losses is empty: name at least one, such as gkd=dict(type="ChannelGraphLoss")')
+    if wrong := [name for name in configs if not name.isidentifier() or 'loss' in name]:
+        raise ValueError(f'distill_losses: {wrong} cannot be names: they stand in logged names, where "loss" marks '
+                         'what is trained on. Use short ones, such as gkd')
+    losses = {name: MODELS.build(config) for name, config in configs.items()}
+    for name, loss in losses.items():
+        if wrong := [term for term in loss.weights if 'loss' in term]:
+            raise ValueError(f'{type(loss).__name__}: {wrong} cannot be names of terms: raw values are logged as '
+                             f'{name}_<term>, and "loss" marks what is trained on')
+    return nn.ModuleDict(losses)

@@ -1,0 +1,65 @@
+"""Reading a detector's neck: its output during a forward pass, and which of its cells lie on the image."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ['capture_output', 'feature_maps', 'valid_cells']
+
+
+@contextmanager
+def capture_output(module: nn.Module) -> Iterator[list]:
+    """Collect what ``module`` returns at each call inside the context."""
+    outputs: list = []
+    handle = module.register_forward_hook(lambda _module, _args, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
+
+
+def feature_maps(output: object) -> tuple[Tensor, ...]:
+    """A neck's output as a tuple over levels of (N, C, H, W).
+
+    Raises:
+        TypeError: The output is not a map or a sequence of maps.
+    """
+    maps = (output,) if isinstance(output, Tensor) else output
+    if not isinstance(maps, (tuple, list)) or not all(isinstance(x, Tensor) and x.dim() == 4 for x in maps):
+        raise TypeError('a neck must return a map (N, C, H, W) or a sequence of them to be distilled, '
+                        f'got {type(output).__name__}')
+    return tuple(maps)
+
+
+def valid_cells(feats: Sequence[Tensor], data_samples: Sequence | None) -> list[Tensor | None]:
+    """The cells of each level that lie, at least in part, on the image rather than on its padding.
+
+    Args:
+        feats (Sequence[Tensor]): (N, C, H, W) per level.
+        data_samples (Sequence, optional): One per image, with ``img_shape`` (the image within the batch, without
+            padding) and ``batch_input_shape`` (with it), both (height, width) in pixels, as mmdet's data
+            preprocessor leaves them. Without them every cell counts.
+
+    Returns:
+        list[Tensor | None]: (N, H, W) bool per level; ``None`` where no cell is padding.
+    """
+    if not data_samples or not all('batch_input_shape' in s.metainfo for s in data_samples):
+        return [None] * len(feats)
+    shares = [[used / full for used, full in zip(s.img_shape[:2], s.batch_input_shape, strict=True)]
+              for s in data_samples]
+    return [_mask(shares, x) for x in feats]
+
+
+def _mask(shares: list[list[float]], feat: Tensor) -> Tensor | None:
+    height, width = feat.shape[2:]
+    # round first: 0.1 * 30 is 3.0000000000000004 and must not touch a fourth cell
+    used = [[-int(-round(share * cells, 6) // 1) for share, cells in zip(pair, (height, width), strict=True)]
+            for pair in shares]
+    if all(u == [height, width] for u in used):
+        return None
+    rows, columns = torch.tensor(used, device=feat.device).unsqueeze(-1).unbind(1)  # (N, 1) each
+    return (torch.arange(height, device=feat.device) < rows).unsqueeze(-1) \
+        & (torch.arange(width, device=feat.device) < columns).unsqueeze(-2)  # (N, H, W)

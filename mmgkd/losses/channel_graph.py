@@ -1,0 +1,77 @@
+"""GKD: the channel graph of Wang et al. (arXiv 2405.08547), over several levels."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmdet.registry import MODELS
+from torch import Tensor
+
+from ..features import valid_cells
+from ..functional import channel_graph_terms
+from .base import DistillLoss
+
+__all__ = ['ChannelGraphLoss']
+
+
+@MODELS.register_module()
+class ChannelGraphLoss(DistillLoss):
+    r""":math:`\alpha L_V + \beta L_E + \gamma L_S`, a mean over images and a weighted mean over levels.
+
+    The graph, its edges and the three alignments are the paper's; the exact terms, the attention and the weights
+    are this project's, see :func:`mmgkd.functional.channel_graph_terms`, to which the options go.
+
+    Args:
+        vertex_weight (float): :math:`\alpha`; a term of weight 0 is not computed.
+        edge_weight (float): :math:`\beta`.
+        spectral_weight (float): :math:`\gamma`.
+        level_weights (Sequence[float], optional): One per level, relative to each other; equal by default.
+        attention (Sequence[str], optional): Any of ``spatial``, ``channel``, ``relational``, or ``None``.
+        temperature (float): Of the attention.
+        centered (bool): Correlations (True) or cosines (False).
+        spectral (str): ``rayleigh`` or ``subspace``.
+        affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
+        num_eigenvectors (int): Of the spectral term; fewer than channels.
+
+    Raises:
+        ValueError: A weight is negative, or all are zero; an option is unknown.
+    """
+
+    def __init__(self, *, vertex_weight: float = 1., edge_weight: float = 1., spectral_weight: float = 1.,
+                 level_weights: Sequence[float] | None = None,
+                 attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
+                 centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
+                 num_eigenvectors: int = 16) -> None:
+        super().__init__()
+        self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
+        if min(self.weights.values()) < 0 or not any(self.weights.values()):
+            raise ValueError(f'ChannelGraphLoss: weights must be at least 0, and one above it, got {self.weights}')
+        if level_weights is not None and (min(level_weights, default=0) < 0 or not sum(level_weights)):
+            raise ValueError(f'level_weights must be at least 0, and one above it, got {level_weights}')
+        self.level_weights = level_weights
+        self.options = dict(
+            terms=tuple(term for term, weight in self.weights.items() if weight), attention=attention,
+            temperature=temperature, centered=centered, spectral=spectral, affinity=affinity,
+            num_eigenvectors=num_eigenvectors)
+        nothing = torch.zeros(0, num_eigenvectors + 1, 1, 1)
+        channel_graph_terms(nothing, nothing, **self.options)  # an unknown option is an error now, not in training
+
+    def forward(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
+                data_samples: Sequence | None = None) -> dict[str, list[Tensor]]:
+        """See :class:`DistillLoss`."""
+        shares = self._shares(len(teacher_feats))
+        losses = {term: [] for term in self.options['terms']}
+        for student, teacher, valid, share in zip(
+                student_feats, teacher_feats, valid_cells(teacher_feats, data_samples), shares, strict=True):
+            if share:
+                for term, value in channel_graph_terms(student, teacher, valid, **self.options).items():
+                    losses[term].append(share * value)
+            else:  # a connector of this level still needs a gradient under distributed training
+                losses[self.options['terms'][0]].append(student.sum() * 0)
+        return losses
+
+    def _shares(self, levels: int) -> list[float]:
+        weights = [1.] * levels if self.level_weights is None else self.level_weights
+        if len(weights) != levels:
+            raise ValueError(f'level_weights has {len(weights)} entries for {levels} levels')
+        return [w / sum(weights) for w in weights]

@@ -1,0 +1,145 @@
+"""What can be wrong with a user's files, found before anything long starts."""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from mmdet.registry import DATASETS
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+
+from .checkpoint import fetch
+from .detectors import model_config
+from .pretrained import backbone_addresses
+from .teacher import Teacher
+
+__all__ = ['InputError', 'check_testing', 'check_training', 'read_config']
+
+
+class InputError(Exception):
+    """A mistake in what the user gave; its text says what was expected, what was found and what to do."""
+
+
+def read_config(path: str, options: dict | None, work_dir: str | None, launcher: str) -> Config:
+    """A config file with the options common to all tools in it."""
+    if not os.path.isfile(path):
+        raise InputError(f'no config file {path!r} (looked in {os.getcwd()})')
+    try:
+        cfg = Config.fromfile(path)
+        cfg.merge_from_dict(options or {})
+    except Exception as error:
+        raise InputError(f'config {path}: {type(error).__name__}: {error}') from error
+    if not cfg.get('model'):
+        raise InputError(f'config {path} has no model: it is a part of a config, name one that is whole')
+    cfg.launcher = launcher
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', os.path.splitext(
+        os.path.basename(path))[0])
+    return cfg
+
+
+def check_training(cfg: Config) -> None:
+    """Refuse a config whose data, teacher, checkpoints or classes are not there or do not fit.
+
+    Raises:
+        InputError: The first thing that is wrong.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    for loader in ('train_dataloader', 'val_dataloader'):
+        if cfg.get(loader):
+            _check_data(cfg[loader].dataset, loader, _student(cfg))
+    _check_metric(cfg, 'val_evaluator')
+    if cfg.get('load_from'):
+        _check_checkpoint(cfg.load_from, 'load_from')
+    elif not cfg.get('resume'):
+        for address in backbone_addresses(_student(cfg)):
+            _check_checkpoint(address, 'the student\'s backbone')
+    if cfg.model.type == 'Distiller':
+        try:
+            teacher = Teacher(**cfg.model.get('teacher', {}))
+            teacher.model_config()
+        except Exception as error:
+            raise InputError(f'{type(error).__name__}: {error}') from error
+        if teacher.checkpoint:
+            _check_checkpoint(teacher.checkpoint, 'teacher')
+
+
+def check_testing(cfg: Config) -> None:
+    """Refuse a config whose test data or checkpoint is not there or does not fit.
+
+    Raises:
+        InputError: The first thing that is wrong.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if not cfg.get('test_dataloader'):
+        raise InputError(f'config {cfg.filename} has no test_dataloader')
+    _check_data(cfg.test_dataloader.dataset, 'test_dataloader', _student(cfg))
+    _check_metric(cfg, 'test_evaluator')
+    _check_checkpoint(cfg.load_from, 'checkpoint')
+
+
+def _student(cfg: Config) -> ConfigDict:
+    model = cfg.model.get('module', cfg.model)  # inside a test-time augmentation
+    if model.type != 'Distiller':
+        return model
+    try:
+        return model_config(model.student)
+    except Exception as error:
+        raise InputError(f'{type(error).__name__}: {error}') from error
+
+
+def _check_checkpoint(path: str, role: str) -> None:
+    if '://' in path and os.environ.get('LOCAL_RANK', '0') != '0':
+        return  # one process of a machine downloads
+    try:
+        fetch(path)
+    except FileNotFoundError as error:
+        raise InputError(f'{role}: {error}') from error
+
+
+def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
+    for part in _parts(dataset):
+        root = part.get('data_root') or ''
+        prefix = part.get('data_prefix') or {}
+        files = [('ann_file', part.get('ann_file'))] + [(f'data_prefix.{k}', v) for k, v in prefix.items()]
+        for name, value in files:
+            path = os.path.join(root, value) if isinstance(value, str) else None
+            if path and '://' not in path and not os.path.exists(path):
+                raise InputError(f'{loader}: no {path!r} ({name} of {part.type}, looked in {os.getcwd()}). '
+                                 'data/README.md says where each data set belongs; a link to it will do')
+        known = {**getattr(DATASETS.get(part.type), 'METAINFO', {}), **(part.get('metainfo') or {})}
+        classes = known.get('thing_classes') or known.get('classes')
+        for where, count in _class_counts(student):
+            if classes and count != len(classes):
+                raise InputError(f'{loader}: {part.type} has {len(classes)} classes ({", ".join(classes[:3])}, ...), '
+                                 f'but the model\'s {where}.num_classes is {count}: make them equal')
+
+
+def _check_metric(cfg: Config, name: str) -> None:
+    metrics = cfg.get(name) or ()
+    for metric in [metrics] if isinstance(metrics, dict) else metrics:
+        path = metric.get('ann_file')
+        if path and '://' not in path and not os.path.exists(path):
+            raise InputError(f'{name}: no {path!r} (ann_file of {metric.type}, looked in {os.getcwd()}). It belongs to '
+                             'the data set: where that moved, this must too')
+
+
+def _parts(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if 'dataset' in dataset:
+        yield from _parts(dataset.dataset)
+    elif 'datasets' in dataset:
+        for part in dataset.datasets:
+            yield from _parts(part)
+    else:
+        yield dataset
+
+
+def _class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:
+    """The ``num_classes`` of a detector's box heads: other heads may know other classes, stuff or objects alone."""
+    for key in ('roi_head', 'bbox_head'):
+        heads = model.get(key) or ()
+        for i, head in enumerate([heads] if isinstance(heads, dict) else heads):
+            name = f'{where}.{key}' if isinstance(heads, dict) else f'{where}.{key}[{i}]'
+            if 'num_classes' in head:
+                yield name, head['num_classes']
+            yield from _class_counts(head, name)

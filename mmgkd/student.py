@@ -1,0 +1,57 @@
+"""Preparing the student: what it inherits from the teacher before training."""
+from __future__ import annotations
+
+import torch
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+__all__ = ['PARTS', 'inherit_weights', 'parse_inherit']
+
+PARTS = ('backbone', 'neck', 'head')
+
+
+def parse_inherit(inherit: str | None) -> tuple[str, ...]:
+    """The parts that ``inherit`` names, such as ``'neck+head'``.
+
+    Raises:
+        ValueError: A part is unknown.
+    """
+    parts = tuple(inherit.split('+')) if inherit else ()
+    if unknown := [p for p in parts if p not in PARTS]:
+        raise ValueError(f'inherit must be parts of {PARTS} joined by +, such as \'neck+head\', got {unknown}')
+    return parts
+
+
+def inherit_weights(student: nn.Module, teacher_weights: dict[str, Tensor], parts: tuple[str, ...]) -> int:
+    """Copy every tensor of the parts that has the same name and shape in both.
+
+    The inheriting strategy of FGD (Yang et al., CVPR 2022). Head means everything but backbone and neck.
+
+    Args:
+        student (nn.Module): The detector to fill.
+        teacher_weights (dict[str, Tensor]): All weights of the teacher, heads included.
+        parts (tuple[str, ...]): Of ``backbone``, ``neck``, ``head``.
+
+    Returns:
+        int: How many tensors were copied.
+
+    Raises:
+        ValueError: None fits.
+    """
+    wanted = {k: v for k, v in student.state_dict().items() if _part(k) in parts}
+    fitting = [k for k, v in wanted.items() if k in teacher_weights and teacher_weights[k].shape == v.shape]
+    if not fitting:
+        raise ValueError(f'inherit={"+".join(parts)!r}: none of the student\'s {len(wanted)} tensors there has the '
+                         'name and shape of one of the teacher\'s: they are of different families, leave inherit out')
+    with torch.no_grad():
+        for k in fitting:
+            wanted[k].copy_(teacher_weights[k])
+    left = [k for k in wanted if k not in set(fitting)]
+    print_log(f'student: inherited {len(fitting)} of {len(wanted)} tensors of {"+".join(parts)} from the teacher'
+              + (f'; not {", ".join(left[:3])}{", ..." if len(left) > 3 else ""}' if left else ''), 'current')
+    return len(fitting)
+
+
+def _part(key: str) -> str:
+    first = key.partition('.')[0]
+    return first if first in ('backbone', 'neck') else 'head'

@@ -1,0 +1,160 @@
+"""The teacher: frozen, strictly loaded, reduced to backbone and neck, and no part of the model that is trained."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from mmcv.cnn.utils import fuse_conv_bn
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from .checkpoint import load_weights
+from .detectors import PROBES, model_config
+from .features import feature_maps
+from .preprocessing import Renormalize
+
+__all__ = ['Teacher']
+
+
+class Teacher:
+    """A detector's backbone and neck, for features only.
+
+    Not an ``nn.Module``, so that checkpoints, optimisers, EMA copies and distributed wrappers do not see it; a
+    deep copy of its owner shares it. It is built and loaded when it is first needed, so never for inference.
+
+    Args:
+        config (str | dict): As :func:`mmgkd.detectors.model_config` takes it.
+        checkpoint (str, optional): A file or a URL. ``None`` needs ``allow_random``.
+        overrides (dict, optional): Merged into the model config.
+        allow_random (bool): Permit ``checkpoint=None``: random weights, as an ablation.
+        weights_only (bool): Refuse a checkpoint that needs general pickle.
+
+    Raises:
+        ValueError: ``checkpoint`` is None without ``allow_random``.
+    """
+
+    def __init__(self, config: str | dict, checkpoint: str | None, *, overrides: dict | None = None,
+                 allow_random: bool = False, weights_only: bool = True) -> None:
+        if checkpoint is None and not allow_random:
+            raise ValueError('teacher: checkpoint=None would distil from random weights. Give a file or a URL, or '
+                             'write allow_random=True beside checkpoint=None if random weights are meant')
+        self.config, self.overrides = config, overrides
+        self.checkpoint, self.weights_only = checkpoint, weights_only
+        self.detector: nn.Module | None = None
+        self._renormalize: Renormalize | None = None
+
+    def __deepcopy__(self, memo: dict) -> Teacher:
+        return self
+
+    def model_config(self) -> ConfigDict:
+        """The teacher's model config."""
+        return model_config(self.config, self.overrides, role='teacher')
+
+    def weights(self) -> dict[str, Tensor]:
+        """All weights in the checkpoint, heads included, on the CPU.
+
+        Raises:
+            ValueError: There is no checkpoint.
+        """
+        if self.checkpoint is None:
+            raise ValueError('teacher: it has no checkpoint (allow_random=True), so nothing can be inherited from it')
+        return load_weights(self.checkpoint, weights_only=self.weights_only)
+
+    def load(self, student_preprocessor: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
+        """Build and load the detector, once.
+
+        Args:
+            student_preprocessor (nn.Module): The preprocessor of the batches that it will see.
+            weights (dict, optional): What :meth:`weights` gave, if that was read already.
+
+        Raises:
+            FileNotFoundError: No such config or checkpoint.
+            ValueError: The checkpoint does not fit the config.
+        """
+        if self.detector is not None:
+            return
+        with torch.random.fork_rng(devices=[]):  # a student must start alike with and without a teacher
+            detector = MODELS.build(self.model_config())
+        self._renormalize = Renormalize(student_preprocessor, detector.data_preprocessor)
+        for name, _ in list(detector.named_children()):
+            if name not in ('backbone', 'neck'):
+                delattr(detector, name)
+        if self.checkpoint is not None:
+            _load_strictly(detector, self.weights() if weights is None else weights, self.checkpoint)
+        detector.eval().requires_grad_(False)
+        self.detector = _folded(detector)
+        # nothing may wake batch statistics, dropout or stochastic depth again
+        self.detector.train = partial(_stay, self.detector)
+        print_log(f'teacher: {self.config if isinstance(self.config, str) else type(detector).__name__} with '
+                  f'{self.checkpoint or "random weights"}, frozen, backbone and neck only', 'current')
+
+    def __call__(self, inputs: Tensor, data_samples: Sequence | None) -> tuple[Tensor, ...]:
+        """The neck's maps, (N, C, H, W) per level, without gradient.
+
+        The teacher follows the batch to its device and dtype: its owner may be moved, cast or copied at any time.
+
+        Args:
+            inputs (Tensor): (N, 3, H, W), preprocessed for the student.
+            data_samples (Sequence, optional): One per image, for the extent of the padding.
+        """
+        first = next(self.detector.parameters())
+        if (first.device, first.dtype) != (inputs.device, inputs.dtype):
+            self.detector.to(inputs)
+        with torch.no_grad():
+            return feature_maps(self.detector.extract_feat(self._renormalize(inputs, data_samples)))
+
+
+def _stay(detector: nn.Module, mode: bool = True) -> nn.Module:
+    return detector
+
+
+def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str) -> None:
+    """Load backbone and neck, or say what does not fit and why it probably does not."""
+    own = {k: v for k, v in weights.items() if k.startswith(('backbone.', 'neck.'))}
+    target = {k: v for k, v in detector.state_dict().items() if k.startswith(('backbone.', 'neck.'))}
+    misshaped = [f'{k}: {tuple(v.shape)} in the file, {tuple(target[k].shape)} in the config'
+                 for k, v in own.items() if k in target and target[k].shape != v.shape]
+    if not misshaped:
+        result = detector.load_state_dict(own, strict=False)
+        missing = [k for k in result.missing_keys if k in target and not k.endswith('num_batches_tracked')]
+        unexpected = result.unexpected_keys
+        if not missing and not unexpected:
+            return
+    else:
+        missing, unexpected = sorted(set(target) - set(own)), sorted(set(own) - set(target))
+    if not own:
+        cause = 'it is no mmdet detector: none of its keys begins with backbone. or neck. ' \
+                f'(the first is {next(iter(weights))!r})'
+    elif misshaped or (missing and unexpected):
+        cause = 'the config is of another architecture than the checkpoint (depth, width, neck or style)'
+    elif missing:
+        cause = 'the checkpoint is of a part of the model only, or of a smaller one'
+    else:
+        cause = 'the checkpoint is of a larger model'
+    parts = [f'{len(keys)} {kind} ({"; ".join(keys[:3])}{"; ..." if len(keys) > 3 else ""})'
+             for kind, keys in (('missing', missing), ('unexpected', unexpected), ('mis-shaped', misshaped)) if keys]
+    raise ValueError(f'teacher: checkpoint {source!r} does not fit its config in backbone and neck: '
+                     f'{", ".join(parts)}. Likely cause: {cause}')
+
+
+def _folded(detector: nn.Module) -> nn.Module:
+    """With each convolution and its batch norm in one, if that is the same function.
+
+    The folding pairs them by their order in the module, which need not be the order in which they run, so
+    the result is compared on a probe.
+    """
+    if not all(isinstance(m.running_mean, Tensor) and m.affine for m in detector.modules()
+               if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        return detector
+    folded = fuse_conv_bn(copy.deepcopy(detector))
+    probe = torch.randn(1, 3, PROBES[1], PROBES[1], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        exact = all(torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(a) for a, b in zip(
+            feature_maps(detector.extract_feat(probe)), feature_maps(folded.extract_feat(probe)), strict=True))
+    if not exact:
+        print_log('teacher: batch norms are not folded, since they do not follow their convolutions', 'current')
+    return (folded if exact else detector).requires_grad_(False)

@@ -1,0 +1,252 @@
+"""Reading checkpoints of every age, and none that would run code."""
+import hashlib
+import http.server
+import os
+import pathlib
+import threading
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import build, distiller, distiller_config, tiny
+
+from mmgkd.checkpoint import fetch, load_weights
+
+WEIGHTS = {'backbone.conv1.weight': torch.arange(6.).view(2, 3), 'neck.bias': torch.ones(2)}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in b)
+
+
+@pytest.fixture
+def save(tmp_path):
+    def write(content, name='model.pth', **kwargs):
+        torch.save(content, tmp_path / name, **kwargs)
+        return str(tmp_path / name)
+    return write
+
+
+LAYOUTS = {
+    'bare': WEIGHTS,
+    'mmdet2': dict(
+        meta=dict(epoch=12, CLASSES=('a', 'b'), config='x = 1', time='now', seed=None, hook_msgs={}),
+        state_dict=WEIGHTS, optimizer=dict(state={}, param_groups=[dict(lr=.02)])),
+    'model': dict(model=WEIGHTS, epoch=3),
+    'ddp': dict(state_dict={f'module.{k}': v for k, v in WEIGHTS.items()}),
+    'numpy_meta': dict(state_dict=WEIGHTS, meta=dict(
+        mAP=np.float64(.5), lr=np.float32(.1), step=np.int64(3), seen=np.zeros(3), done=np.bool_(True),
+        boxes=np.zeros((2, 4), np.float32), ids=np.arange(4, dtype=np.int32))),
+}
+
+
+@pytest.mark.parametrize('old_format', [False, True])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_layouts(save, layout, old_format):
+    path = save(LAYOUTS[layout], _use_new_zipfile_serialization=not old_format)
+    for weights_only in (True, False):
+        assert equal(load_weights(path, weights_only=weights_only), WEIGHTS)
+
+
+@pytest.mark.parametrize('hooks', [[], [dict(type='EMAHook')]], ids=['plain', 'ema'])
+def test_mmengines_own_checkpoints(train, hooks):
+    """With log histories, optimiser, schedules and validation scores beside the weights."""
+    runner = train(tiny('retinanet'), val=True, custom_hooks=hooks,
+                   param_scheduler=[dict(type='LinearLR', start_factor=.1, by_epoch=False, end=2)],
+                   default_hooks=dict(checkpoint=dict(save_best='coco/bbox_mAP', rule='greater')))
+    path = f'{runner.work_dir}/epoch_1.pth'
+    whole = torch.load(path, weights_only=False)
+    assert whole['message_hub']['log_scalars'] and whole['optimizer']
+    assert equal(load_weights(path), whole['state_dict'])
+
+
+def test_a_distillers_checkpoint_is_a_teacher(train, tmp_path):
+    runner = train(distiller_config(tiny('retinanet'), dict(config=tiny('retinanet'))))
+    model = distiller(tiny('retinanet'), dict(
+        config=tiny('retinanet'), checkpoint=f'{runner.work_dir}/epoch_1.pth', allow_random=False))
+    trained, loaded = runner.model.student.neck.state_dict(), model.teacher.detector.neck.state_dict()
+    assert equal(loaded, trained)
+
+
+def test_loaded_on_the_cpu(save):
+    assert {v.device.type for v in load_weights(save(WEIGHTS)).values()} == {'cpu'}
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+class Attribute:
+    """Reaches for a function through ``getattr`` when it is unpickled."""
+
+    def __init__(self, owner, name):
+        self.parts = owner, name
+
+    def __reduce__(self):
+        return getattr, self.parts
+
+    def __call__(self, *args):
+        raise AssertionError('only what it is unpickled to is called')
+
+
+class Called(Attribute):
+    """And calls it."""
+
+    def __reduce__(self):
+        return Attribute(*self.parts[:2]), self.parts[2:]
+
+    def __init__(self, *parts):
+        self.parts = parts
+
+
+@pytest.mark.parametrize('place', ['meta', 'state_dict'])
+@pytest.mark.parametrize('old_format', [False, True])
+def test_code_does_not_run(save, tmp_path, place, old_format):
+    content = dict(state_dict=dict(WEIGHTS), meta={})
+    content[place]['x'] = Bomb(tmp_path / 'boom')
+    path = save(content, _use_new_zipfile_serialization=not old_format)
+    with pytest.raises(ValueError, match='more than weights .*mkdir.*weights_only=False'):
+        load_weights(path)
+    assert not (tmp_path / 'boom').exists()
+    assert equal(load_weights(path, weights_only=False), WEIGHTS)  # where its source is trusted
+    assert (tmp_path / 'boom').exists()
+
+
+@pytest.mark.parametrize('owner, name', [(torch.Tensor, 'numpy'), (np.ndarray, 'tofile'), (dict, 'fromkeys')])
+def test_getattr_is_no_way_out(save, tmp_path, owner, name):
+    """MMEngine's log histories need ``getattr``, which reaches everything there is."""
+    for gadget in (Attribute(owner, name), Called(owner, name, str(tmp_path / 'boom'))):
+        with pytest.raises(ValueError, match='more than weights'):
+            load_weights(save(dict(state_dict=WEIGHTS, meta=gadget)))
+    assert not (tmp_path / 'boom').exists()
+
+
+def test_getattr_of_a_history_is_inert(save):
+    from mmengine.logging import HistoryBuffer
+    path = save(dict(state_dict=WEIGHTS, meta=Attribute(HistoryBuffer, '__init__')))
+    assert equal(load_weights(path), WEIGHTS)
+
+
+def test_nothing_stays_allowed_afterwards(save):
+    before = set(torch.serialization.get_safe_globals())
+    load_weights(save(WEIGHTS))
+    assert set(torch.serialization.get_safe_globals()) == before
+
+
+@pytest.mark.parametrize('content', [
+    {}, [], [torch.ones(2)], torch.ones(2), dict(state_dict={}), dict(epoch=3), dict(state_dict=dict(a=1)),
+    {0: torch.ones(2)}], ids=str)
+def test_no_weights(save, content):
+    with pytest.raises(ValueError, match='model.pth.* holds no weights'):
+        load_weights(save(content))
+
+
+@pytest.mark.parametrize('weights_only', [True, False])
+@pytest.mark.parametrize('old_format', [False, True])
+@pytest.mark.parametrize('share', [0, .001, .02, .2, .5, .9, .99])
+def test_truncated(save, share, old_format, weights_only):
+    path = save(dict(state_dict={f'backbone.{i}': torch.randn(100) for i in range(20)}),
+                _use_new_zipfile_serialization=not old_format)
+    data = pathlib.Path(path).read_bytes()
+    pathlib.Path(path).write_bytes(data[:int(share * len(data))])
+    with pytest.raises(ValueError, match='model.pth'):
+        load_weights(path, weights_only=weights_only)
+
+
+@pytest.mark.parametrize('weights_only', [True, False])
+@pytest.mark.parametrize('data', [
+    b'<!DOCTYPE html><html>404</html>', b'version https://git-lfs.github.com/spec/v1\n', b'\0' * 100],
+    ids=['html', 'lfs', 'zeros'])
+def test_no_checkpoint_at_all(tmp_path, data, weights_only):
+    (tmp_path / 'model.pth').write_bytes(data)
+    with pytest.raises(ValueError, match='model.pth') as error:
+        load_weights(str(tmp_path / 'model.pth'), weights_only=weights_only)
+    assert 'more than weights' not in str(error.value) and 'weights_only=False' not in str(error.value)
+
+
+@pytest.mark.parametrize('path', ['nowhere/model.pth', ''])
+def test_no_file(path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint .*looked in '):
+        load_weights(path)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match='no checkpoint'):
+        load_weights(str(tmp_path))
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A folder, its address, and a list of what was asked for."""
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            asked.append(self.path)
+    asked, folder = [], tmp_path / 'www'
+    folder.mkdir()
+    old = torch.hub.get_dir()
+    torch.hub.set_dir(str(tmp_path / 'hub'))
+    for name in ('http_proxy', 'HTTP_PROXY', 'all_proxy', 'ALL_PROXY'):
+        monkeypatch.delenv(name, raising=False)
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), partial(Handler, directory=str(folder))) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(.02,), daemon=True).start()
+        yield folder, f'http://127.0.0.1:{httpd.server_port}', asked
+        httpd.shutdown()
+    torch.hub.set_dir(old)
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize('name', ['model.pth', 'model-{sha}.pth', 'model_20200504_210455-{sha}.pth'])
+def test_a_url_is_downloaded_once(server, name):
+    folder, address, asked = server
+    torch.save(WEIGHTS, folder / 'x')
+    name = name.format(sha=digest(folder / 'x')[:8])
+    (folder / 'x').rename(folder / name)
+    for _ in range(2):
+        assert equal(load_weights(f'{address}/{name}'), WEIGHTS)
+    assert asked == [f'/{name}']
+    assert os.listdir(os.path.join(torch.hub.get_dir(), 'checkpoints')) == [name]
+
+
+def test_a_query_is_not_part_of_the_name(server):
+    folder, address, _ = server
+    torch.save(WEIGHTS, folder / 'model.pth')
+    assert fetch(f'{address}/model.pth?download=true').endswith('/model.pth')
+
+
+def test_a_wrong_digest_is_refused_and_not_kept(server):
+    folder, address, _ = server
+    torch.save(WEIGHTS, folder / 'model-0123abcd.pth')
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError, match='cannot download .*0123abcd'):
+            load_weights(f'{address}/model-0123abcd.pth')
+    assert os.listdir(os.path.join(torch.hub.get_dir(), 'checkpoints')) == []
+
+
+def test_a_url_that_is_not_there(server):
+    _, address, _ = server
+    with pytest.raises(FileNotFoundError, match='cannot download .*404.* put it at .*model.pth'):
+        load_weights(f'{address}/model.pth')
+
+
+def test_a_file_put_where_the_message_says_is_used(server):
+    local = pathlib.Path(torch.hub.get_dir()) / 'checkpoints' / 'model.pth'
+    local.parent.mkdir(parents=True)
+    torch.save(WEIGHTS, local)
+    assert equal(load_weights('http://127.0.0.1:1/model.pth'), WEIGHTS)
+
+
+def test_the_distiller_takes_a_url(server):
+    folder, address, _ = server
+    torch.save(dict(state_dict=build(tiny()).state_dict()), folder / 'teacher.pth')
+    model = distiller(teacher=dict(checkpoint=f'{address}/teacher.pth', allow_random=False))
+    assert model.teacher.detector is not None

@@ -1,0 +1,84 @@
+"""What a student inherits."""
+import pytest
+import torch
+from conftest import build, distiller, distiller_config, neck, teacher_file, tiny
+
+from mmgkd import student as module
+from mmgkd.student import inherit_weights, parse_inherit
+
+
+@pytest.fixture
+def told(monkeypatch):
+    lines = []
+    monkeypatch.setattr(module, 'print_log', lambda message, *args, **kwargs: lines.append(message))
+    return lines
+
+
+@pytest.fixture(scope='module')
+def deeper(tmp_path_factory):
+    """A teacher of another backbone and more classes, and its checkpoint."""
+    config = tiny(backbone=dict(depth=34), roi_head=dict(bbox_head=dict(num_classes=20)))
+    return dict(config=config, allow_random=False,
+                checkpoint=teacher_file(tmp_path_factory.mktemp('deeper') / 'teacher.pth', config))
+
+
+def part(key):
+    return 'neck' if key.startswith('neck.') else 'backbone' if key.startswith('backbone.') else 'head'
+
+
+@pytest.mark.parametrize('inherit', ['neck', 'head', 'neck+head', 'backbone', 'backbone+neck+head'])
+def test_copies_what_has_the_same_name_and_shape(deeper, told, inherit):
+    before = distiller(teacher=deeper).student.state_dict()
+    after = distiller(teacher=deeper, inherit=inherit).student.state_dict()
+    weights = torch.load(deeper['checkpoint'])['state_dict']
+    copied = {k for k in before if part(k) in inherit.split('+')
+              and k in weights and weights[k].shape == before[k].shape}
+    assert copied and all(torch.equal(v, weights[k] if k in copied else before[k]) for k, v in after.items())
+    wanted = sum(part(k) in inherit.split('+') for k in before)
+    assert f'inherited {len(copied)} of {wanted} tensors of {inherit}' in told[-1]
+    if 'head' in inherit:
+        assert 'not roi_head.bbox_head.fc_cls.weight' in told[-1] or 'backbone' in inherit
+        assert 'roi_head.bbox_head.fc_cls.weight' not in copied
+        assert {'rpn_head.rpn_conv.weight', 'roi_head.bbox_head.shared_fcs.0.weight'} <= copied
+
+
+@pytest.mark.parametrize('inherit', [None, ''])
+def test_off_by_default(deeper, told, inherit):
+    torch.manual_seed(0)
+    alone = build(tiny())
+    alone.init_weights()
+    for kwargs in ({}, dict(inherit=inherit)):
+        after = distiller(teacher=deeper, **kwargs).student.state_dict()
+        assert all(torch.equal(v, after[k]) for k, v in alone.state_dict().items())
+    assert not told
+
+
+def test_the_teachers_tensors_are_not_the_students(deeper):
+    weights = torch.load(deeper['checkpoint'])['state_dict']
+    student = build(tiny())
+    inherit_weights(student, weights, ('neck',))
+    with torch.no_grad():
+        student.neck.lateral_convs[0].conv.weight.zero_()
+    assert weights['neck.lateral_convs.0.conv.weight'].any()
+
+
+def test_none_fits(tmp_path):
+    config = tiny(**neck(24))
+    path = teacher_file(tmp_path / 'teacher.pth', config)
+    with pytest.raises(ValueError, match="inherit='neck': none of the student's 16 tensors.*leave inherit"):
+        distiller(teacher=dict(config=config, checkpoint=path), inherit='neck')
+
+
+def test_nothing_to_inherit_from():
+    with pytest.raises(ValueError, match='no checkpoint .*nothing can be inherited'):
+        distiller(inherit='neck')
+
+
+@pytest.mark.parametrize('inherit', ['necks', 'neck+', 'neck,head', 'neck + head'])
+def test_unknown_parts(inherit):
+    with pytest.raises(ValueError, match="inherit must be parts of .*'neck\\+head'"):
+        build(distiller_config(inherit=inherit))
+
+
+def test_parse():
+    assert parse_inherit('neck+head') == ('neck', 'head') and parse_inherit(None) == ()
