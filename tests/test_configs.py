@@ -1,0 +1,87 @@
+"""Every config that is shipped builds; the public ones train at full size, and through the tools."""
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from mmdet.registry import DATASETS, MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+
+from mmgkd.preflight import check_training
+
+CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if p.parent.name != '_base_')
+FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
+
+
+def load(path):
+    """A config whose models start from random weights."""
+    cfg = Config.fromfile(ROOT / path)
+    student = cfg.model.get('student', cfg.model)
+    student.backbone.init_cfg = None
+    if cfg.model.type == 'Distiller':
+        cfg.model.teacher.update(checkpoint=None, allow_random=True)
+        cfg.model.inherit = None  # there is nothing to inherit from random weights
+    return cfg
+
+
+def train_step(cfg, size):
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    head = model.roi_head.bbox_head
+    data = model.data_preprocessor(demo_mm_inputs(1, [size], num_classes=head.num_classes), True)
+    loss, logged = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    return model, logged
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_every_config_trains_a_step_at_tiny_size(path):
+    model, logged = train_step(load(path), (3, 96, 128))
+    distilled = 'gkd' in Path(path).stem
+    assert distilled == (type(model).__name__ == 'Distiller')
+    assert distilled == any(re.fullmatch(r'loss_gkd_\w+', name) for name in logged)
+
+
+@pytest.mark.parametrize('path', FULL)
+def test_the_public_configs_train_a_step_at_full_size(path):
+    model, logged = train_step(load(path), (3, 800, 1333))
+    assert {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox'} <= set(logged)
+    assert model.student.backbone.depth == 50 and model.teacher.detector.backbone.depth == 101
+
+
+@pytest.mark.parametrize('path', FULL)
+def test_a_pair_takes_about_ten_lines(path):
+    lines = [x for x in (ROOT / path).read_text().splitlines() if x.strip() and not x.startswith('#')]
+    assert len(lines) <= 12
+
+
+def test_the_method_file_names_no_pair():
+    cfg = Config.fromfile(ROOT / 'configs/_base_/gkd.py')
+    assert not {'model', 'train_dataloader', 'teacher', 'student'} & set(cfg.keys())
+
+
+def test_the_datasets_of_the_small_configs_read_what_make_digits_writes(digits):
+    cfg = load('configs/digits/student.py')
+    for loader in ('train_dataloader', 'val_dataloader'):
+        cfg[loader].dataset.data_root = str(digits)
+        dataset = DATASETS.build(cfg[loader].dataset)
+        assert len(dataset) > 0 and dataset[0]['inputs'].shape[0] == 3
+    for evaluator in ('val_evaluator', 'test_evaluator'):
+        cfg[evaluator].ann_file = str(digits / 'annotations/val.json')
+    check_training(cfg)
+
+
+def test_no_two_configs_share_a_work_folder_and_each_pair_finds_its_teacher():
+    folders = {}
+    for path in CONFIGS:
+        folder = Config.fromfile(ROOT / path).get('work_dir') or f'work_dirs/{Path(path).stem}'
+        assert folders.setdefault(folder, path) == path
+    for path, of in (('bccd/gkd.py', 'bccd/teacher.py'), ('digits/gkd.py', 'digits/teacher.py')):
+        trained = Config.fromfile(ROOT / 'configs' / of)
+        assert Config.fromfile(ROOT / 'configs' / path).model.teacher.checkpoint == \
+            f'{trained.work_dir}/epoch_{trained.train_cfg.max_epochs}.pth'

@@ -1,0 +1,79 @@
+"""Test a detector, plain or distilled: python tools/test.py CONFIG CHECKPOINT.
+
+A distilled student is tested alone: neither its teacher's config nor its weights need be there.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.runner import Runner
+
+from mmgkd.preflight import InputError, check_testing, read_config
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('config', help='config file, of the student, of its distillation or of the teacher')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for the metrics (default: work_dirs/<config name>)')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this pickle file')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', help='write images with predictions to this folder of the work folder')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per image with --show')
+    parser.add_argument('--tta', action='store_true', help='average over flipped images (or the config\'s tta_model)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE', help='override settings')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def configure(args: argparse.Namespace) -> Config:
+    """The config with the command line's choices in it."""
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise InputError(f'--out must end in .pkl or .pickle, got {args.out}')
+    cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.show or args.show_dir:
+        cfg = trigger_visualization_hook(cfg, args)
+    if args.tta:
+        _augment(cfg)
+    return cfg
+
+
+def _augment(cfg: Config) -> None:
+    """Test on each image and its mirror image, unless the config says how to augment."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    steps = [step for step in dataset.pipeline if step.type != 'PackDetInputs']
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+    flips = [[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
+             [dict(type='PackDetInputs', meta_keys=keys)]]
+    dataset.pipeline = cfg.get('tta_pipeline', [*steps, dict(type='TestTimeAug', transforms=flips)])
+    tta_model = cfg.get('tta_model', dict(
+        type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
+    cfg.model = ConfigDict(**tta_model, module=cfg.model)
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        cfg = configure(args)
+        check_testing(cfg)
+    except InputError as error:
+        raise SystemExit(f'tools/test.py: {error}') from None
+    runner = Runner.from_cfg(cfg)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()
