@@ -1,0 +1,220 @@
+"""Runs the demo's trainings and tests: several at once, in order of need, and on from where they stopped."""
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STAMP = 'done.json'
+LOG = 'output.log'
+
+
+class JobFailed(Exception):
+    """A job ended in an error; its text says which, and how."""
+
+
+@dataclass(eq=False)
+class Job:
+    """One process, and what is known of its progress.
+
+    Args:
+        name (str): For people, such as ``seed 0 teacher``.
+        kind (str): What it takes as long as: jobs of one kind share a measured speed.
+        folder (Path): Its own; named after ``digest``, so that other settings get another folder.
+        command (list[str]): What to run, at the repository's root.
+        product (Path): The file that must be there at the end.
+        digest (str): Of everything the result depends on.
+        needs (Sequence[Job]): Jobs that must be done before.
+        steps (int): Training iterations; 0 for a job that does not count any.
+        guess (float): Seconds it may take on one core, until something is measured.
+        resumes (bool): It takes ``--resume CHECKPOINT``.
+    """
+    name: str
+    kind: str
+    folder: Path
+    command: list[str]
+    product: Path
+    digest: str
+    needs: Sequence[Job] = ()
+    steps: int = 0
+    guess: float = 1.
+    resumes: bool = False
+    threads: int = 0
+    process: subprocess.Popen | None = None
+    started: float = 0.
+    earlier: int = 0  # logs of earlier runs in its folder
+    step: int = 0
+    marks: list[tuple[float, int]] = field(default_factory=list)  # (seconds, step), of this run's ends
+    loss: float | None = None
+
+    @property
+    def log(self) -> Path:
+        return self.folder / LOG
+
+    def record(self) -> dict:
+        """What ``done.json`` says, or nothing."""
+        try:
+            return json.loads((self.folder / STAMP).read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def is_done(self) -> bool:
+        """Whether an earlier run, or this one, has finished it."""
+        return self.process is None and self.record().get('hash') == self.digest and self.product.is_file()
+
+    def start(self, threads: int, inherited: Sequence[int] = ()) -> None:
+        """Start the process with so many threads, or go on with it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.earlier = len(scalar_files(self.folder))
+        checkpoint = latest_checkpoint(self.folder) if self.resumes else None
+        self.command = [*self.command, *(['--resume', str(checkpoint)] if checkpoint else [])]
+        self.threads, self.started = threads, time.monotonic()
+        with self.log.open('a') as log:
+            print('$', *self.command, file=log, flush=True)
+            # a session of its own: Ctrl-C reaches the demo alone, which then stops all of a job's processes
+            self.process = subprocess.Popen(
+                self.command, cwd=ROOT, env=environment(threads), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True, pass_fds=inherited)
+
+    def finish(self) -> None:
+        """Check how the process ended, and stamp the folder."""
+        code, self.process = self.process.returncode, None
+        if code == 0 and not self.product.is_file():
+            raise JobFailed(f'{self.name} ended without {show(self.product)}')
+        if code != 0:
+            ended = f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
+            raise JobFailed(f'{self.name} failed with {ended}')
+        stamp = dict(hash=self.digest, command=self.command, threads=self.threads,
+                     seconds=round(time.monotonic() - self.started, 1))
+        draft = self.folder / (STAMP + '.new')
+        draft.write_text(json.dumps(stamp, indent=1))
+        draft.replace(self.folder / STAMP)  # whole or not at all
+
+    def look(self) -> None:
+        """Read from MMEngine's log how far it is."""
+        lines = [line for line in read_scalars(self.folder, since=1) if 'loss' in line] if self.steps else []
+        if not lines:
+            return
+        self.step, self.loss = lines[-1]['step'], lines[-1]['loss']
+        started = len(scalar_files(self.folder)) > self.earlier
+        if started and (not self.marks or self.marks[-1][1] != self.step):
+            self.marks = [*self.marks[:1], (time.monotonic(), self.step)]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The environment of a job: this repository's package first, so many threads, output at once."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
+    counts = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), str(threads))
+    return os.environ | counts | dict(PYTHONPATH=path, PYTHONUNBUFFERED='1')
+
+
+def show(path: Path) -> str:
+    """A path as short as can be: from here if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; one cut off while it was written is no zip file."""
+    found = [path for path in folder.glob('epoch_*.pth') if zipfile.is_zipfile(path)]
+    return max(found, key=lambda path: int(path.stem.partition('_')[2]), default=None)
+
+
+def scalar_files(folder: Path) -> list[Path]:
+    """MMEngine's logs, one of each run, the oldest first."""
+    return sorted(folder.glob('*/vis_data/scalars.json'))
+
+
+def read_scalars(folder: Path, since: int = 0) -> list[dict]:
+    """The lines that MMEngine logged, of all runs in order, or of the last ``since`` ones."""
+    lines = []
+    for path in scalar_files(folder)[-since:]:
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # the last may be half written
+                lines.append(json.loads(line))
+    return lines
+
+
+def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Sequence[Job]], None],
+             pause: float = .5, inherited: Sequence[int] = ()) -> None:
+    """Run what is not done yet; of the jobs that are ready, the first ones first.
+
+    Args:
+        jobs (Sequence[Job]): In order of importance.
+        slots (int): How many may run at once.
+        threads (int): Of each.
+        watch (Callable): Called often, with all jobs, to show the progress.
+        pause (float): Seconds between two looks.
+        inherited (Sequence[int]): File descriptors that the processes keep open.
+
+    Raises:
+        JobFailed: A job failed; the others are stopped then, as they are on Ctrl-C.
+    """
+    done = {job for job in jobs if job.is_done()}
+    try:
+        watch(jobs)
+        while len(done) < len(jobs):
+            for job in [job for job in jobs if job.process and job.process.poll() is not None]:
+                try:
+                    job.finish()
+                except JobFailed as error:
+                    raise JobFailed(f'{error}\n{tail(job.log)}\nThe whole log: {show(job.log)}') from None
+                done.add(job)
+            running = [job for job in jobs if job.process]
+            for job in list(ready(jobs, done))[:slots - len(running)]:
+                job.start(threads, inherited)
+            for job in running:
+                job.look()
+            watch(jobs)
+            if len(done) < len(jobs):
+                time.sleep(pause)
+    finally:
+        stop(jobs)
+
+
+def stop(jobs: Sequence[Job], patience: float = 10.) -> None:
+    """End all processes and their data loaders, by force after so many seconds."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not leave some running
+    try:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for job in (job for job in jobs if job.process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(job.process.pid, number)
+            end = time.monotonic() + patience
+            for job in (job for job in jobs if job.process):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    job.process.wait(max(0, end - time.monotonic()))
+                    job.process = None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ready(jobs: Sequence[Job], done: set[Job]) -> Iterator[Job]:
+    """The jobs that could start."""
+    return (job for job in jobs if job not in done and not job.process and done.issuperset(job.needs))
+
+
+def tail(path: Path, count: int = 30) -> str:
+    """The last lines of a log."""
+    return '\n'.join(path.read_text(errors='replace').splitlines()[-count:])
+
+
+def lock(folder: Path):
+    """Keep a second demo out of a work folder, for as long as this one or a job of it lives.
+
+    Raises:
+        BlockingIOError: Another demo runs there.
+    """
+    import fcntl
+    folder.mkdir(parents=True, exist_ok=True)
+    file = (folder / '.lock').open('w')
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
