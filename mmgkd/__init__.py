@@ -8,7 +8,7 @@ from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
 from .connectors import NeckConnector  # noqa: E402
 from .distiller import Distiller  # noqa: E402
-from .hooks import DistillWeightHook  # noqa: E402
+from .hooks import DistillWeightHook, PrepareLossesHook  # noqa: E402
 from .losses import ChannelGraphLoss, DistillLoss  # noqa: E402
 from .pretrained import register_torchvision_scheme  # noqa: E402
 from .teacher import Teacher  # noqa: E402
@@ -17,5 +17,5 @@ register_torchvision_scheme()
 MODULE2PACKAGE.setdefault('mmgkd', 'mmgkd')  # so that configs can name bases and models 'mmgkd::folder/name.py'
 
 __all__ = [
-    'ChannelGraphLoss', 'DistillLoss', 'DistillWeightHook', 'Distiller', 'NeckConnector', 'Teacher', '__version__',
+    'ChannelGraphLoss', 'DistillLoss', 'DistillWeightHook', 'Distiller', 'NeckConnector', 'PrepareLossesHook', 'Teacher', '__version__',
 ]

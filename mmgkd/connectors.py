@@ -25,6 +25,8 @@ class NeckConnector(nn.Module):
         norm_cfg (dict, optional): A norm after each 1x1 convolution, such as ``dict(type='BN')``.
         resize (bool): Resize the student's map (bilinear) to the teacher's where sizes differ; without it,
             that is an error.
+        same_shape (bool): False leaves the maps as they are and only chooses levels. The distiller says so when no
+            loss compares maps cell by cell.
 
     Raises:
         ValueError: The levels do not match in number, or in size without ``resize``.
@@ -33,32 +35,34 @@ class NeckConnector(nn.Module):
     def __init__(self, *, student_shapes: Sequence[tuple[int, int, int]],
                  teacher_shapes: Sequence[tuple[int, int, int]], student_levels: Sequence[int] | None = None,
                  teacher_levels: Sequence[int] | None = None, norm_cfg: dict | None = None,
-                 resize: bool = False) -> None:
+                 resize: bool = False, same_shape: bool = True) -> None:
         super().__init__()
         self.student_levels = _levels('student_levels', student_levels, student_shapes)
         self.teacher_levels = _levels('teacher_levels', teacher_levels, teacher_shapes)
-        self.resize = resize
+        self.resize, self.same_shape = resize, same_shape
         student = [student_shapes[i] for i in self.student_levels]
         teacher = [teacher_shapes[i] for i in self.teacher_levels]
         sizes_differ = any(s[1:] != t[1:] for s, t in zip(student, teacher, strict=False))
-        if len(student) != len(teacher) or (sizes_differ and not resize):
+        if len(student) != len(teacher) or (sizes_differ and same_shape and not resize):
             raise ValueError(
                 f'the levels of the two necks do not match\n  student: {_describe(student)}\n'
                 f'  teacher: {_describe(teacher)}\nChoose matching ones by connector=dict(student_levels=[...], '
                 'teacher_levels=[...])' + (', or resize the student\'s by connector=dict(resize=True)'
                                            if len(student) == len(teacher) else ''))
+        self.shapes = [t if same_shape else s for s, t in zip(student, teacher, strict=True)], teacher
+        """(C, H, W) per level of the student's maps and of the teacher's that :meth:`forward` gives for the probe."""
         self.projections = nn.ModuleList(
-            nn.Identity() if s[0] == t[0] else ConvModule(s[0], t[0], 1, norm_cfg=norm_cfg, act_cfg=None)
+            nn.Identity() if s[0] == t[0] or not same_shape else ConvModule(s[0], t[0], 1, norm_cfg=norm_cfg, act_cfg=None)
             for s, t in zip(student, teacher, strict=True))
 
     def forward(self, student_feats: Sequence[Tensor],
                 teacher_feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """The chosen levels of both, each pair of one shape (N, C_t, H_t, W_t)."""
+        """The chosen levels of both, each pair of one shape (N, C_t, H_t, W_t) if ``same_shape``."""
         teacher_feats = [teacher_feats[i] for i in self.teacher_levels]
         projected = []
         for level, project, teacher in zip(self.student_levels, self.projections, teacher_feats, strict=True):
             x = project(student_feats[level])
-            if x.shape[2:] != teacher.shape[2:]:
+            if self.same_shape and x.shape[2:] != teacher.shape[2:]:
                 if not self.resize:
                     raise ValueError(f'level {level} of the student is {tuple(x.shape)}, its teacher\'s '
                                      f'{tuple(teacher.shape)}: set connector=dict(resize=True)')

@@ -1,24 +1,36 @@
-"""Detectors from configs: what the student and the teacher have in common."""
+"""Models from configs: what the student and the teacher have in common."""
 from __future__ import annotations
 
 import os
+from typing import NamedTuple
 
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
-from torch import nn
 
-from .features import feature_maps
+from .features import NoMapsError, feature_maps
 
-__all__ = ['PROBES', 'matching_shapes', 'model_config', 'neck_shapes']
+__all__ = ['PROBES', 'Maps', 'distilled_maps', 'matching_maps', 'model_config']
 
 PROBES = (128, 512)
-"""Sides of the square images, in pixels, that necks are probed with, the second where the first is too small (SSD)."""
+"""Sides of the square images, in pixels, that models are probed with, the second where the first is too small (SSD)."""
+
+
+class Maps(NamedTuple):
+    """The maps of a model that are distilled.
+
+    Attributes:
+        module (str): What gives them: ``neck``, or ``backbone`` where there is no neck or it gives no maps, as in
+            classifiers.
+        shapes (list[tuple]): (C, H, W) of each level, for the probe image.
+    """
+    module: str
+    shapes: list[tuple[int, int, int]]
 
 
 def model_config(source: str | dict, overrides: dict | None = None, *, role: str = 'student') -> ConfigDict:
-    """A detector's model config.
+    """The model config of a detector or a classifier.
 
     Args:
         source (str | dict): A config file, an ``mmdet::`` name, a model config itself (with ``type``), or
@@ -29,7 +41,7 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
 
     Raises:
         FileNotFoundError: There is no such config.
-        ValueError: It has no model, or the model has no neck.
+        ValueError: It has no model, or the model has no backbone.
     """
     if isinstance(source, dict) and 'config' in source:
         if unknown := sorted(set(source) - {'config', 'overrides'}):
@@ -47,23 +59,23 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
         config = Config(dict(model=model))
         config.merge_from_dict(dict(model=overrides))
         model = config.model
-    if not model.get('neck'):
-        raise ValueError(f'{role}: {model.type} has no neck, and maps are distilled at the neck: '
-                         'choose a detector with one (FPN, ChannelMapper, ...)')
+    if not model.get('backbone'):
+        raise ValueError(f'{role}: {model.type} has no backbone, and what is distilled are the maps of a neck or a '
+                         'backbone: give the config of a detector or a classifier')
     return model
 
 
-def matching_shapes(student: ConfigDict, teacher: ConfigDict) -> tuple[list, list]:
-    """The :func:`neck_shapes` of both for one image that is large enough for either."""
+def matching_maps(student: ConfigDict, teacher: ConfigDict) -> tuple[Maps, Maps]:
+    """The :func:`distilled_maps` of both for one image that is large enough for either."""
     small, large = PROBES
     try:
-        return neck_shapes(student, small), neck_shapes(teacher, small)
+        return distilled_maps(student, small), distilled_maps(teacher, small)
     except RuntimeError:
-        return neck_shapes(student, large), neck_shapes(teacher, large)
+        return distilled_maps(student, large), distilled_maps(teacher, large)
 
 
-def neck_shapes(model: ConfigDict, side: int = PROBES[0]) -> list[tuple[int, int, int]]:
-    """(C, H, W) of each level of a detector's neck for one square image of ``side`` pixels.
+def distilled_maps(model: ConfigDict, side: int = PROBES[0]) -> Maps:
+    """Where a model's maps come from, and their shapes for one square image of ``side`` pixels.
 
     Found by a forward pass without memory or arithmetic where every operator allows it, else by a real one:
     necks do not all say how many channels they give.
@@ -75,10 +87,19 @@ def neck_shapes(model: ConfigDict, side: int = PROBES[0]) -> list[tuple[int, int
             return _probe(model, side, 'cpu')
 
 
-def _probe(model: ConfigDict, side: int, device: str) -> list[tuple[int, int, int]]:
+def _probe(model: ConfigDict, side: int, device: str) -> Maps:
     with torch.device(device), torch.no_grad():
-        stages = nn.Sequential(MODELS.build(model.backbone), MODELS.build(model.neck)).eval()
-        return [tuple(x.shape[1:]) for x in feature_maps(stages(torch.zeros(1, 3, side, side)))]
+        output = MODELS.build(model.backbone).eval()(torch.zeros(1, 3, side, side))
+        if model.get('neck'):
+            try:
+                return Maps('neck', _shapes(MODELS.build(model.neck).eval()(output)))
+            except NoMapsError:  # a classifier's pooling
+                pass
+        return Maps('backbone', _shapes(output))
+
+
+def _shapes(output: object) -> list[tuple[int, int, int]]:
+    return [tuple(x.shape[1:]) for x in feature_maps(output)]
 
 
 def _read(source: str, role: str) -> Config:

@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from .detectors import matching_shapes, model_config
+from .detectors import matching_maps, model_config
 from .features import capture_output, feature_maps
 from .state import keep_plain_keys
 from .student import inherit_weights, parse_inherit
@@ -19,8 +19,9 @@ __all__ = ['Distiller']
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Trains a student detector on its own losses and on the likeness of its neck's maps to a teacher's.
+    """Trains a student on its own losses and on the likeness of its maps to a teacher's.
 
+    The maps are those of the neck, or of the backbone where there is no neck that gives any, as in classifiers.
     Everything but training is the student's: prediction, features, the keys of a checkpoint. The teacher is held
     outside the module tree and loaded when training starts; inference needs neither its config nor its weights.
 
@@ -52,15 +53,20 @@ class Distiller(BaseModel):
         with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
             self.distill_losses = _build_losses(distill_losses)
             try:
-                shapes = matching_shapes(config, self.teacher.model_config())
+                maps = matching_maps(config, self.teacher.model_config())
             except (TypeError, ValueError):
                 raise
             except Exception as error:  # files or packages that inference can do without: training will say so
                 self.connector, self._unready = None, error
             else:
-                self.connector, self._unready = MODELS.build(dict(
-                    dict(type='NeckConnector', student_shapes=shapes[0], teacher_shapes=shapes[1]),
-                    **(connector or {}))), None
+                self._unready = None
+                self._maps_from, self._teacher_maps_from = (m.module for m in maps)
+                self.connector = MODELS.build(dict(
+                    dict(type='NeckConnector', student_shapes=maps[0].shapes, teacher_shapes=maps[1].shapes,
+                         same_shape=any(loss.same_shape for loss in self.distill_losses.values())),
+                    **(connector or {})))
+                for loss in self.distill_losses.values():
+                    loss.prepare(*self.connector.shapes)
         keep_plain_keys(self)
 
     def loss(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Tensor | list[Tensor]]:
@@ -71,10 +77,11 @@ class Distiller(BaseModel):
             data_samples (Sequence): One per image, with its boxes and labels.
         """
         if self.distill_weight == 0:
-            return self.student.loss(inputs, data_samples) | self._idle()
+            rest = self._rest()
+            return self.student.loss(inputs, data_samples) | ({'loss_distill': rest} if rest else {})
         self._load_teacher()
         teacher_feats = self.teacher(inputs, data_samples)
-        with capture_output(self.student.neck) as outputs:
+        with capture_output(getattr(self.student, self._maps_from)) as outputs:
             student_losses = self.student.loss(inputs, data_samples)
         student_feats, teacher_feats = self.connector(feature_maps(outputs[0]), teacher_feats)
         return student_losses | self.distill(student_feats, teacher_feats, data_samples)
@@ -85,15 +92,17 @@ class Distiller(BaseModel):
 
         Args:
             student_feats (Sequence[Tensor]): (N, C, H, W) per level.
-            teacher_feats (Sequence[Tensor]): Of the same shapes.
+            teacher_feats (Sequence[Tensor]): Of the same shapes, if any loss needs that.
             data_samples (Sequence): One per image.
         """
         terms = {}
+        rest = self._rest()
         for name, loss in self.distill_losses.items():
             for term, values in loss(student_feats, teacher_feats, data_samples).items():
                 factor = self.distill_weight * loss.weights[term]
-                terms[f'loss_{name}_{term}'] = [factor * value for value in values]
                 terms[f'{name}_{term}'] = torch.stack([value.detach() for value in values]).sum()
+                terms[f'loss_{name}_{term}'] = [factor * value for value in values] + rest
+                rest = []
         return terms
 
     def forward(self, inputs: Tensor, data_samples: Sequence | None = None, mode: str = 'tensor'):
@@ -113,12 +122,13 @@ class Distiller(BaseModel):
     def _load_teacher(self, weights: dict[str, Tensor] | None = None) -> None:
         if self._unready is not None:
             raise self._unready
-        self.teacher.load(self.data_preprocessor, weights)
+        self.teacher.load(self.data_preprocessor, weights, maps_from=self._teacher_maps_from)
 
-    def _idle(self) -> dict[str, Tensor]:
-        """Zeros through whatever distillation trains, which distributed training would otherwise wait for."""
-        own = [p for module in (self.connector, self.distill_losses) if module for p in module.parameters()]
-        return {'loss_distill': sum(p.sum() for p in own) * 0} if own else {}
+    def _rest(self) -> list[Tensor]:
+        """A zero through whatever distillation trains: distributed training waits for each parameter's gradient."""
+        own = [p.sum() for module in (self.connector, self.distill_losses) if module
+               for p in module.parameters() if p.requires_grad]
+        return [sum(own) * 0] if own else []
 
     def __getattr__(self, name: str):
         """The student's attributes too (``bbox_head``, ``with_mask``, ...), which mmdet's hooks reach for."""

@@ -1,13 +1,18 @@
-"""Reading a detector's neck: its output during a forward pass, and which of its cells lie on the image."""
+"""Reading a model's maps: its output during a forward pass, and where their cells lie on the image."""
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ['capture_output', 'feature_maps', 'valid_cells']
+__all__ = ['NoMapsError', 'capture_output', 'feature_maps', 'map_strides', 'valid_cells']
+
+
+class NoMapsError(TypeError):
+    """A module that was to give maps gave something else."""
 
 
 @contextmanager
@@ -22,15 +27,15 @@ def capture_output(module: nn.Module) -> Iterator[list]:
 
 
 def feature_maps(output: object) -> tuple[Tensor, ...]:
-    """A neck's output as a tuple over levels of (N, C, H, W).
+    """The output of a neck or a backbone as a tuple over levels of (N, C, H, W).
 
     Raises:
-        TypeError: The output is not a map or a sequence of maps.
+        NoMapsError: The output is not a map or a sequence of maps.
     """
     maps = (output,) if isinstance(output, Tensor) else output
     if not isinstance(maps, (tuple, list)) or not all(isinstance(x, Tensor) and x.dim() == 4 for x in maps):
-        raise TypeError('a neck must return a map (N, C, H, W) or a sequence of them to be distilled, '
-                        f'got {type(output).__name__}')
+        raise NoMapsError('a neck or backbone must return a map (N, C, H, W) or a sequence of them to be distilled, '
+                          f'got {type(output).__name__}')
     return tuple(maps)
 
 
@@ -51,6 +56,24 @@ def valid_cells(feats: Sequence[Tensor], data_samples: Sequence | None) -> list[
     shares = [[used / full for used, full in zip(s.img_shape[:2], s.batch_input_shape, strict=True)]
               for s in data_samples]
     return [_mask(shares, x) for x in feats]
+
+
+def map_strides(feats: Sequence[Tensor], data_samples: Sequence) -> list[float]:
+    """Pixels per cell of each level.
+
+    A power of two where that explains the map's size, as in all common detectors: the rounding up of odd sizes
+    then does not count.
+
+    Args:
+        feats (Sequence[Tensor]): (N, C, H, W) per level.
+        data_samples (Sequence): One per image, with ``batch_input_shape``.
+    """
+    height = data_samples[0].batch_input_shape[0]
+    strides = []
+    for feat in feats:
+        power = 2. ** round(math.log2(height / feat.shape[2]))
+        strides.append(power if -(-height // power) == feat.shape[2] else height / feat.shape[2])
+    return strides
 
 
 def _mask(shares: list[list[float]], feat: Tensor) -> Tensor | None:

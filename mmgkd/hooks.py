@@ -1,4 +1,4 @@
-"""How much distillation counts, over the course of training."""
+"""What distillation does beside an iteration: the weight over time, and what has to precede training."""
 from __future__ import annotations
 
 import math
@@ -7,7 +7,7 @@ from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-__all__ = ['DistillWeightHook']
+__all__ = ['DistillWeightHook', 'PrepareLossesHook']
 
 
 @HOOKS.register_module()
@@ -71,12 +71,31 @@ class DistillWeightHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set the factor, and log it as ``distill_weight``."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(model, 'distill_weight'):
-            raise TypeError(f'DistillWeightHook needs a Distiller, the model is a {type(model).__name__}')
+        model = _distiller(runner, self)
         model.distill_weight = self.weight_at(
             runner.iter, epoch_length=len(runner.train_dataloader), total=runner.max_iters)
         runner.message_hub.update_scalar('train/distill_weight', model.distill_weight)
+
+
+@HOOKS.register_module()
+class PrepareLossesHook(Hook):
+    """Before the first iteration, lets each loss do what it has to, such as training an estimator on the teacher.
+
+    Raises:
+        TypeError: The model is not a :class:`Distiller`.
+    """
+
+    def before_train(self, runner) -> None:
+        """Call each loss's ``before_training``; a resumed run has loaded its state by then."""
+        for loss in _distiller(runner, self).distill_losses.values():
+            loss.before_training(runner)
+
+
+def _distiller(runner, hook: Hook):
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    if not hasattr(model, 'distill_losses'):
+        raise TypeError(f'{type(hook).__name__} needs a Distiller, the model is a {type(model).__name__}')
+    return model
 
 
 def _check_order(points: dict[str, float]) -> None:

@@ -33,11 +33,13 @@ def _to_plain(module, destination, prefix, _local_metadata):
 
 def _from_plain(module, state_dict, prefix, _local_metadata, _strict, _missing, _unexpected, _errors):
     keys = [k for k in state_dict if k.startswith(prefix)]
-    module._loads_plain = None if any(k.startswith(prefix + own) for k in keys for own in OWN) else prefix
+    resting = module.connector is None  # see Distiller
+    has_own = any(k.startswith(prefix + own) for k in keys for own in OWN)
+    module._loads_plain = prefix if resting or not has_own else None
     for key in keys:
         name = key.removeprefix(prefix)
-        if name.startswith('connector.') and module.connector is None:
-            del state_dict[key]  # a resting distiller, see Distiller
+        if name.startswith(OWN) and resting:
+            del state_dict[key]
         elif not name.startswith((*OWN, STUDENT)):
             state_dict[prefix + STUDENT + name] = state_dict.pop(key)
     metadata = getattr(state_dict, '_metadata', None)

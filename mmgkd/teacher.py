@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .checkpoint import load_weights
 from .detectors import PROBES, model_config
-from .features import feature_maps
+from .features import capture_output, feature_maps
 from .preprocessing import Renormalize
 
 __all__ = ['Teacher']
@@ -46,6 +46,7 @@ class Teacher:
         self.checkpoint, self.weights_only = checkpoint, weights_only
         self.detector: nn.Module | None = None
         self._renormalize: Renormalize | None = None
+        self._maps_from = 'neck'
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -64,12 +65,15 @@ class Teacher:
             raise ValueError('teacher: it has no checkpoint (allow_random=True), so nothing can be inherited from it')
         return load_weights(self.checkpoint, weights_only=self.weights_only)
 
-    def load(self, student_preprocessor: nn.Module, weights: dict[str, Tensor] | None = None) -> None:
+    def load(self, student_preprocessor: nn.Module, weights: dict[str, Tensor] | None = None, *,
+             maps_from: str = 'neck', with_head: bool = False) -> None:
         """Build and load the detector, once.
 
         Args:
             student_preprocessor (nn.Module): The preprocessor of the batches that it will see.
             weights (dict, optional): What :meth:`weights` gave, if that was read already.
+            maps_from (str): The module whose maps are distilled, ``neck`` or ``backbone``.
+            with_head (bool): Keep the heads too.
 
         Raises:
             FileNotFoundError: No such config or checkpoint.
@@ -80,20 +84,21 @@ class Teacher:
         with torch.random.fork_rng(devices=[]):  # a student must start alike with and without a teacher
             detector = MODELS.build(self.model_config())
         self._renormalize = Renormalize(student_preprocessor, detector.data_preprocessor)
+        self._maps_from = maps_from
         for name, _ in list(detector.named_children()):
-            if name not in ('backbone', 'neck'):
+            if name == 'data_preprocessor' or (name not in ('backbone', 'neck') and not with_head):
                 delattr(detector, name)
         if self.checkpoint is not None:
             _load_strictly(detector, self.weights() if weights is None else weights, self.checkpoint)
         detector.eval().requires_grad_(False)
-        self.detector = _folded(detector)
+        self.detector = _folded(detector, maps_from)
         # nothing may wake batch statistics, dropout or stochastic depth again
         self.detector.train = partial(_stay, self.detector)
         print_log(f'teacher: {self.config if isinstance(self.config, str) else type(detector).__name__} with '
-                  f'{self.checkpoint or "random weights"}, frozen, backbone and neck only', 'current')
+                  f'{self.checkpoint or "random weights"}, frozen, {"with its head" if with_head else "backbone and neck only"}', 'current')
 
     def __call__(self, inputs: Tensor, data_samples: Sequence | None) -> tuple[Tensor, ...]:
-        """The neck's maps, (N, C, H, W) per level, without gradient.
+        """The maps of neck or backbone, (N, C, H, W) per level, without gradient.
 
         The teacher follows the batch to its device and dtype: its owner may be moved, cast or copied at any time.
 
@@ -105,17 +110,24 @@ class Teacher:
         if (first.device, first.dtype) != (inputs.device, inputs.dtype):
             self.detector.to(inputs)
         with torch.no_grad():
-            return feature_maps(self.detector.extract_feat(self._renormalize(inputs, data_samples)))
+            return _maps(self.detector, self._maps_from, self._renormalize(inputs, data_samples))
 
 
 def _stay(detector: nn.Module, mode: bool = True) -> nn.Module:
     return detector
 
 
+def _maps(detector: nn.Module, module: str, inputs: Tensor) -> tuple[Tensor, ...]:
+    with capture_output(getattr(detector, module)) as outputs:
+        detector.extract_feat(inputs)
+    return feature_maps(outputs[0])
+
+
 def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str) -> None:
-    """Load backbone and neck, or say what does not fit and why it probably does not."""
-    own = {k: v for k, v in weights.items() if k.startswith(('backbone.', 'neck.'))}
-    target = {k: v for k, v in detector.state_dict().items() if k.startswith(('backbone.', 'neck.'))}
+    """Load every part that the detector has, or say what does not fit and why it probably does not."""
+    parts = tuple(f'{name}.' for name, _ in detector.named_children())
+    own = {k: v for k, v in weights.items() if k.startswith(parts)}
+    target = {k: v for k, v in detector.state_dict().items() if k.startswith(parts)}
     misshaped = [f'{k}: {tuple(v.shape)} in the file, {tuple(target[k].shape)} in the config'
                  for k, v in own.items() if k in target and target[k].shape != v.shape]
     if not misshaped:
@@ -127,7 +139,7 @@ def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str)
     else:
         missing, unexpected = sorted(set(target) - set(own)), sorted(set(own) - set(target))
     if not own:
-        cause = 'it is no mmdet detector: none of its keys begins with backbone. or neck. ' \
+        cause = f'it is of no such model: none of its keys begins with {" or ".join(parts)} ' \
                 f'(the first is {next(iter(weights))!r})'
     elif misshaped or (missing and unexpected):
         cause = 'the config is of another architecture than the checkpoint (depth, width, neck or style)'
@@ -135,14 +147,14 @@ def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str)
         cause = 'the checkpoint is of a part of the model only, or of a smaller one'
     else:
         cause = 'the checkpoint is of a larger model'
-    parts = [f'{len(keys)} {kind} ({"; ".join(keys[:3])}{"; ..." if len(keys) > 3 else ""})'
+    found = [f'{len(keys)} {kind} ({"; ".join(keys[:3])}{"; ..." if len(keys) > 3 else ""})'
              for kind, keys in (('missing', missing), ('unexpected', unexpected), ('mis-shaped', misshaped)) if keys]
-    raise ValueError(f'teacher: checkpoint {source!r} does not fit its config in backbone and neck: '
-                     f'{", ".join(parts)}. Likely cause: {cause}')
+    raise ValueError(f'teacher: checkpoint {source!r} does not fit its config in '
+                     f'{", ".join(p.removesuffix(".") for p in parts)}: {", ".join(found)}. Likely cause: {cause}')
 
 
-def _folded(detector: nn.Module) -> nn.Module:
-    """With each convolution and its batch norm in one, if that is the same function.
+def _folded(detector: nn.Module, maps_from: str) -> nn.Module:
+    """With each convolution of backbone and neck and its batch norm in one, if that is the same function.
 
     The folding pairs them by their order in the module, which need not be the order in which they run, so
     the result is compared on a probe.
@@ -150,11 +162,14 @@ def _folded(detector: nn.Module) -> nn.Module:
     if not all(isinstance(m.running_mean, Tensor) and m.affine for m in detector.modules()
                if isinstance(m, nn.modules.batchnorm._BatchNorm)):
         return detector
-    folded = fuse_conv_bn(copy.deepcopy(detector))
+    folded = copy.deepcopy(detector)
+    for name in ('backbone', 'neck'):
+        if getattr(folded, name, None) is not None:
+            setattr(folded, name, fuse_conv_bn(getattr(folded, name)))
     probe = torch.randn(1, 3, PROBES[1], PROBES[1], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = all(torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(a) for a, b in zip(
-            feature_maps(detector.extract_feat(probe)), feature_maps(folded.extract_feat(probe)), strict=True))
+            _maps(detector, maps_from, probe), _maps(folded, maps_from, probe), strict=True))
     if not exact:
         print_log('teacher: batch norms are not folded, since they do not follow their convolutions', 'current')
     return (folded if exact else detector).requires_grad_(False)

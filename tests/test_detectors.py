@@ -7,7 +7,7 @@ from conftest import DETECTORS, RESNET, build, distiller, distiller_config, loss
 from mmdet.registry import MODELS
 from torch import nn
 
-from mmgkd.detectors import matching_shapes, model_config, neck_shapes
+from mmgkd.detectors import distilled_maps, matching_maps, model_config
 
 RETINA = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 SMALL = dict(backbone=RESNET, neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
@@ -81,7 +81,7 @@ def test_overrides_replace_on_request():
     (None, TypeError, 'student must be a config file.*NoneType'), (['a'], TypeError, 'student must be.*list'),
     (dict(), ValueError, 'no model with a type'), (dict(depth=3), ValueError, 'no model with a type'),
     (dict(config=RETINA, override={}), ValueError, r"unknown keys \['override'\] beside config"),
-    (dict(tiny(), neck=None), ValueError, 'FasterRCNN has no neck.*choose a detector with one'),
+    (dict(tiny(), backbone=None), ValueError, 'FasterRCNN has no backbone.*a detector or a classifier'),
 ])
 def test_what_is_no_detector(source, error, message):
     with pytest.raises(error, match=message):
@@ -95,16 +95,32 @@ def test_a_file_without_model(tmp_path):
 
 
 def test_errors_name_the_teacher():
-    with pytest.raises(ValueError, match='^teacher: FasterRCNN has no neck'):
-        build(distiller_config(teacher=dict(config=dict(tiny(), neck=None))))
+    with pytest.raises(ValueError, match='^teacher: FasterRCNN has no backbone'):
+        build(distiller_config(teacher=dict(config=dict(tiny(), backbone=None))))
 
 
 @pytest.mark.parametrize('name', DETECTORS)
-def test_neck_shapes_are_those_of_a_forward_pass(name):
+def test_maps_are_those_of_a_forward_pass(name):
     config = tiny(name)
     with torch.no_grad():
         feats = build(config).eval().extract_feat(torch.zeros(1, 3, 128, 128))
-    assert neck_shapes(model_config(config)) == [tuple(x.shape[1:]) for x in feats]
+    assert distilled_maps(model_config(config)) == ('neck', [tuple(x.shape[1:]) for x in feats])
+
+
+@MODELS.register_module()
+class Pooling(nn.Module):
+    """A classifier's neck."""
+
+    def forward(self, x):
+        return tuple(m.mean((2, 3)) for m in x)
+
+
+@pytest.mark.parametrize('neck', [None, dict(type='Pooling')])
+def test_without_a_neck_that_gives_maps_the_backbone_is_distilled(neck):
+    config = model_config(dict(tiny(), neck=neck))
+    with torch.no_grad():
+        feats = MODELS.build(config.backbone).eval()(torch.zeros(1, 3, 128, 128))
+    assert distilled_maps(config) == ('backbone', [tuple(x.shape[1:]) for x in feats])
 
 
 @MODELS.register_module()
@@ -119,16 +135,16 @@ class Stubborn(nn.Module):
         return (self.conv(x) * (1 if float(x.sum()) == 0 else 2),)
 
 
-def test_neck_shapes_of_what_needs_real_tensors():
+def test_maps_of_what_needs_real_tensors():
     """For which it builds a real module, whose weights are drawn at random, and leaves no trace of that."""
     config = merge(tiny('detr'), dict(neck=dict(in_channels=[8])))
     config['backbone'] = dict(type='Stubborn')
     state = torch.get_rng_state()
-    assert neck_shapes(model_config(config)) == [(16, 16, 16)]
+    assert distilled_maps(model_config(config)).shapes == [(16, 16, 16)]
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_detector_that_needs_a_larger_image_is_probed_with_one():
     ssd = model_config('mmdet::ssd/ssd300_coco.py')
-    student, teacher = matching_shapes(ssd, ssd)
-    assert student == teacher and len(student) == 6 and student[0][0] == 512
+    student, teacher = matching_maps(ssd, ssd)
+    assert student == teacher and len(student.shapes) == 6 and student.shapes[0][0] == 512
