@@ -6,10 +6,11 @@ check_environment()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
+from . import losses  # noqa: E402
 from .connectors import NeckConnector  # noqa: E402
 from .distiller import Distiller  # noqa: E402
 from .hooks import DistillWeightHook, PrepareLossesHook  # noqa: E402
-from .losses import ChannelGraphLoss, DistillLoss  # noqa: E402
+from .losses import *  # noqa: E402, F403
 from .pretrained import register_torchvision_scheme  # noqa: E402
 from .teacher import Teacher  # noqa: E402
 
@@ -17,5 +18,5 @@ register_torchvision_scheme()
 MODULE2PACKAGE.setdefault('mmgkd', 'mmgkd')  # so that configs can name bases and models 'mmgkd::folder/name.py'
 
 __all__ = [
-    'ChannelGraphLoss', 'DistillLoss', 'DistillWeightHook', 'Distiller', 'NeckConnector', 'PrepareLossesHook', 'Teacher', '__version__',
+    'DistillWeightHook', 'Distiller', 'NeckConnector', 'PrepareLossesHook', 'Teacher', '__version__', *losses.__all__,
 ]

@@ -52,7 +52,7 @@ class NeckConnector(nn.Module):
         self.shapes = [t if same_shape else s for s, t in zip(student, teacher, strict=True)], teacher
         """(C, H, W) per level of the student's maps and of the teacher's that :meth:`forward` gives for the probe."""
         self.projections = nn.ModuleList(
-            nn.Identity() if s[0] == t[0] or not same_shape else ConvModule(s[0], t[0], 1, norm_cfg=norm_cfg, act_cfg=None)
+            ConvModule(s[0], t[0], 1, norm_cfg=norm_cfg, act_cfg=None) if same_shape and s[0] != t[0] else nn.Identity()
             for s, t in zip(student, teacher, strict=True))
 
     def forward(self, student_feats: Sequence[Tensor],

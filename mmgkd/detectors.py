@@ -89,13 +89,16 @@ def distilled_maps(model: ConfigDict, side: int = PROBES[0]) -> Maps:
 
 def _probe(model: ConfigDict, side: int, device: str) -> Maps:
     with torch.device(device), torch.no_grad():
-        output = MODELS.build(model.backbone).eval()(torch.zeros(1, 3, side, side))
-        if model.get('neck'):
-            try:
-                return Maps('neck', _shapes(MODELS.build(model.neck).eval()(output)))
-            except NoMapsError:  # a classifier's pooling
-                pass
-        return Maps('backbone', _shapes(output))
+        modules = [MODELS.build(model[name]) for name in ('backbone', 'neck') if model.get(name)]
+        for module in modules:
+            module.eval()  # not in one line with the building: mmdet's return nothing
+        outputs = [torch.zeros(1, 3, side, side)]
+        for module in modules:
+            outputs.append(module(outputs[-1]))
+        try:
+            return Maps(('backbone', 'neck')[len(modules) - 1], _shapes(outputs[-1]))
+        except NoMapsError:  # a classifier's pooling
+            return Maps('backbone', _shapes(outputs[1]))
 
 
 def _shapes(output: object) -> list[tuple[int, int, int]]:

@@ -94,8 +94,9 @@ class Teacher:
         self.detector = _folded(detector, maps_from)
         # nothing may wake batch statistics, dropout or stochastic depth again
         self.detector.train = partial(_stay, self.detector)
-        print_log(f'teacher: {self.config if isinstance(self.config, str) else type(detector).__name__} with '
-                  f'{self.checkpoint or "random weights"}, frozen, {"with its head" if with_head else "backbone and neck only"}', 'current')
+        source = self.config if isinstance(self.config, str) else type(detector).__name__
+        print_log(f'teacher: {source} with {self.checkpoint or "random weights"}, frozen, '
+                  f'{"with its head" if with_head else "backbone and neck only"}', 'current')
 
     def __call__(self, inputs: Tensor, data_samples: Sequence | None) -> tuple[Tensor, ...]:
         """The maps of neck or backbone, (N, C, H, W) per level, without gradient.

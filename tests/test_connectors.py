@@ -117,3 +117,17 @@ def test_the_distiller_takes_a_choice_of_levels():
 def test_a_connector_without_type_is_the_default_one():
     model = distiller(connector=dict(student_levels=[0], teacher_levels=[0]))
     assert len(losses(model)['loss_gkd_vertex']) == 1
+
+
+def test_where_no_loss_compares_cells_maps_stay_as_they_are():
+    other = [(8, 16, 16), (16, 5, 5)]
+    model, student, teacher = connector(SHAPES[:2], other, same_shape=False), maps(SHAPES[:2]), maps(other)
+    out = model(student, teacher)
+    assert not list(model.parameters()) and model.shapes == (SHAPES[:2], other)
+    assert all(a is b for a, b in zip([*out[0], *out[1]], [*student, *teacher], strict=True))
+
+
+def test_the_shapes_it_gives():
+    assert connector(teacher=WIDE).shapes == (WIDE, WIDE)
+    chosen = connector(teacher=WIDE, student_levels=[1, 2], teacher_levels=[1, 2])
+    assert chosen.shapes == (WIDE[1:], WIDE[1:])

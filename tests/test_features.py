@@ -78,5 +78,5 @@ def test_feature_maps():
 @pytest.mark.parametrize('output', [
     None, torch.zeros(2, 3), [torch.zeros(1, 2, 3)], dict(a=torch.zeros(1, 2, 3, 3))])
 def test_feature_maps_refuses_what_is_no_map(output):
-    with pytest.raises(TypeError, match='a neck must return'):
+    with pytest.raises(TypeError, match='a neck or backbone must return'):
         feature_maps(output)

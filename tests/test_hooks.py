@@ -1,14 +1,15 @@
-"""How much distillation counts over a run."""
+"""How much distillation counts over a run, and what comes before it."""
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import build, distiller, distiller_config, losses, tiny
-from mmdet.registry import HOOKS
+from conftest import build, distiller, distiller_config, losses, neck, tiny, total
+from mmdet.registry import HOOKS, MODELS
 from mmengine.hooks import Hook
+from torch import nn
 
-from mmgkd import DistillWeightHook
+from mmgkd import DistillLoss, DistillWeightHook
 
 
 def half_cosine(done):
@@ -144,3 +145,48 @@ def test_weight_zero_neither_runs_nor_loads_the_teacher():
     assert model.teacher.detector is None
 
 
+
+
+@MODELS.register_module()
+class Learning(DistillLoss):
+    """With a part that is learned, and a look at what came before training."""
+
+    same_shape = False
+    weights = {'term': 2.}
+    seen = None
+
+    def prepare(self, student_shapes, teacher_shapes):
+        self.layer = nn.Linear(student_shapes[0][0], teacher_shapes[0][0])
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def before_training(self, runner):
+        assert self.seen is None
+        self.seen = runner.iter
+
+    def forward(self, student_feats, teacher_feats, data_samples=None):
+        assert student_feats[0].shape[1] == 16 and teacher_feats[0].shape[1] == 24
+        difference = self.layer(student_feats[0].mean((2, 3))) - teacher_feats[0].mean((2, 3))
+        return {'term': [difference.square().mean()]}
+
+
+LEARNING = dict(teacher=dict(config=tiny(**neck(24))), distill_losses=dict(own=dict(type='Learning')))
+
+
+def test_losses_prepare_themselves_before_training(train):
+    runner = train(distiller_config(**LEARNING), custom_hooks=[dict(type='PrepareLossesHook')])
+    loss = runner.model.distill_losses['own']
+    assert loss.seen == 0
+    saved = torch.load(f'{runner.work_dir}/epoch_1.pth', weights_only=False)['state_dict']
+    assert saved['distill_losses.own.layer.weight'].shape == (24, 16)
+
+
+def test_every_learned_parameter_has_a_gradient():
+    model = distiller(**LEARNING)
+    total(model, losses(model)).backward()
+    own = dict(model.distill_losses.named_parameters())
+    assert own['own.unused'].grad.equal(torch.zeros(3)) and own['own.layer.weight'].grad.any()
+
+
+def test_preparing_needs_a_distiller(train):
+    with pytest.raises(TypeError, match='PrepareLossesHook needs a Distiller, the model is a RetinaNet'):
+        train(tiny('retinanet'), custom_hooks=[dict(type='PrepareLossesHook')])

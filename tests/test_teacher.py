@@ -219,7 +219,7 @@ def test_unknown_arguments(argument):
 
 
 def test_its_weights_are_the_checkpoints(checkpoint, monkeypatch):
-    monkeypatch.setattr(teacher_module, '_folded', lambda detector: detector)
+    monkeypatch.setattr(teacher_module, '_folded', lambda detector, maps_from: detector)
     model = distiller(teacher=dict(checkpoint=checkpoint, allow_random=False))
     weights = torch.load(checkpoint)['state_dict']
     state = model.teacher.detector.state_dict()
@@ -246,8 +246,8 @@ def deeper(w):
     (lambda w: w | {'neck.fpn_convs.0.conv.weight': torch.ones(24, 16, 3, 3)},
      r'1 mis-shaped \(neck.fpn_convs.0.conv.weight: \(24, 16, 3, 3\) in the file, \(16, 16, 3, 3\) .*archi'),
     (deeper, r'missing .*1 unexpected.*another architecture'),
-    (prefixed('model.'), r'no mmdet detector.*the first is .model.backbone.conv1.weight'),
-    (drop('backbone', 'neck'), 'missing .*no mmdet detector'),
+    (prefixed('model.'), r'of no such model.*the first is .model.backbone.conv1.weight'),
+    (drop('backbone', 'neck'), 'missing .*of no such model'),
 ])
 def test_what_does_not_fit_is_an_error(checkpoint, tmp_path, change, complaint):
     path = str(tmp_path / 'changed.pth')

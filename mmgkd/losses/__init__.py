@@ -2,4 +2,7 @@
 from .base import DistillLoss
 from .channel_graph import ChannelGraphLoss
 
-__all__ = ['ChannelGraphLoss', 'DistillLoss']
+__all__ = [
+    'ChannelGraphLoss',
+    'DistillLoss',
+]
