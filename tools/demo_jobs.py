@@ -1,4 +1,4 @@
-"""Runs the demo's trainings and tests: several at once, in order of need, and on from where they stopped."""
+"""Runs trainings and tests: several at once, in order of need, and on from where they stopped."""
 from __future__ import annotations
 
 import contextlib
@@ -54,6 +54,7 @@ class Job:
     step: int = 0
     marks: list[tuple[float, int]] = field(default_factory=list)  # (seconds, step), of this run's ends
     loss: float | None = None
+    peak: float = 0.  # MB of memory
 
     @property
     def log(self) -> Path:
@@ -92,14 +93,16 @@ class Job:
         if code != 0:
             ended = f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
             raise JobFailed(f'{self.name} failed with {ended}')
-        stamp = dict(hash=self.digest, command=self.command, threads=self.threads,
+        stamp = dict(hash=self.digest, command=self.command, threads=self.threads, peak=self.peak,
                      seconds=round(time.monotonic() - self.started, 1))
         draft = self.folder / (STAMP + '.new')
         draft.write_text(json.dumps(stamp, indent=1))
         draft.replace(self.folder / STAMP)  # whole or not at all
 
     def look(self) -> None:
-        """Read from MMEngine's log how far it is."""
+        """Read from MMEngine's log how far it is, and from the system how much memory it took."""
+        if self.process:
+            self.peak = max(self.peak, peak_memory(self.process.pid))
         lines = [line for line in read_scalars(self.folder, since=1) if 'loss' in line] if self.steps else []
         if not lines:
             return
@@ -107,6 +110,15 @@ class Job:
         started = len(scalar_files(self.folder)) > self.earlier
         if started and (not self.marks or self.marks[-1][1] != self.step):
             self.marks = [*self.marks[:1], (time.monotonic(), self.step)]
+
+
+def peak_memory(pid: int) -> float:
+    """MB that a process had resident at most; 0 where the system does not tell, or it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f'/proc/{pid}/status').read_text().splitlines():
+            if line.startswith('VmHWM:'):
+                return int(line.split()[1]) / 1024
+    return 0.
 
 
 def environment(threads: int) -> dict[str, str]:
@@ -144,7 +156,7 @@ def read_scalars(folder: Path, since: int = 0) -> list[dict]:
 
 
 def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Sequence[Job]], None],
-             pause: float = .5, inherited: Sequence[int] = ()) -> None:
+             pause: float = .5, inherited: Sequence[int] = (), go_on: bool = False) -> list[str]:
     """Run what is not done yet; of the jobs that are ready, the first ones first.
 
     Args:
@@ -154,11 +166,15 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
         watch (Callable): Called often, with all jobs, to show the progress.
         pause (float): Seconds between two looks.
         inherited (Sequence[int]): File descriptors that the processes keep open.
+        go_on (bool): After a failure, run what does not need the failed job.
+
+    Returns:
+        list[str]: What failed, and how.
 
     Raises:
-        JobFailed: A job failed; the others are stopped then, as they are on Ctrl-C.
+        JobFailed: A job failed, and not ``go_on``; the others are stopped then, as they are on Ctrl-C.
     """
-    done = {job for job in jobs if job.is_done()}
+    done, failures = {job for job in jobs if job.is_done()}, []
     try:
         watch(jobs)
         while len(done) < len(jobs):
@@ -166,7 +182,11 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
                 try:
                     job.finish()
                 except JobFailed as error:
-                    raise JobFailed(f'{error}\n{tail(job.log)}\nThe whole log: {show(job.log)}') from None
+                    failures.append(f'{error}\n{tail(job.log)}\nThe whole log: {show(job.log)}')
+                    if not go_on:
+                        raise JobFailed(failures[0]) from None
+                    jobs = without(jobs, job)
+                    continue
                 done.add(job)
             running = [job for job in jobs if job.process]
             for job in list(ready(jobs, done))[:slots - len(running)]:
@@ -178,6 +198,15 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
                 time.sleep(pause)
     finally:
         stop(jobs)
+    return failures
+
+
+def without(jobs: Sequence[Job], failed: Job) -> list[Job]:
+    """The jobs that can do without one."""
+    gone = {failed}
+    while more := {job for job in jobs if job not in gone and not gone.isdisjoint(job.needs)}:
+        gone |= more
+    return [job for job in jobs if job not in gone]
 
 
 def stop(jobs: Sequence[Job], patience: float = 10.) -> None:

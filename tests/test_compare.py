@@ -1,0 +1,95 @@
+"""The comparison of methods: what it trains, what it makes of the logs. Trainings themselves are in the demo's test."""
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+pytest.importorskip('sklearn')
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / 'tools'))
+
+import compare  # noqa: E402
+from compare_report import cells, summary, terms  # noqa: E402
+from demo_jobs import JobFailed, run_jobs  # noqa: E402
+from test_demo import job, order  # noqa: E402
+
+PAIR = ROOT / 'configs/digits/gkd.py'
+
+
+def pair():
+    return Config.fromfile(str(PAIR))
+
+
+def test_every_method_file_is_found_for_the_students_it_fits():
+    two_stage, one_stage = ({name: path.parent.name for name, path in compare.method_files(student).items()}
+                            for student in (dict(roi_head=1), dict(bbox_head=1)))
+    assert two_stage['gkd'] == one_stage['gkd'] == '_base_'
+    assert not {'digits', 'bccd', 'small_schedule'} & set(two_stage)
+    assert set(two_stage) <= set(one_stage)
+    for name in compare.method_files(dict(head=1)):
+        assert (ROOT / f'configs/_base_/classification/{name}.py').is_file()
+
+
+def test_what_is_trained():
+    found = compare.variants(pair(), {'own': ROOT / 'configs/_base_/gkd.py'})
+    assert list(found) == ['alone', 'inherit', 'own']
+    assert found['alone'].model.type == 'FasterRCNN' and not found['alone'].custom_hooks
+    assert found['own'].model.to_dict() == pair().model.to_dict()
+    assert found['inherit'].custom_hooks[0].stop == 0
+    plain = pair()
+    plain.model.inherit = None
+    assert list(compare.variants(plain, {})) == ['alone']
+
+
+def test_unknown_methods_are_an_error_that_names_the_known_ones():
+    with pytest.raises(SystemExit, match=r"no method \['nothing'\].*gkd"):
+        compare.find_methods(['gkd', 'nothing'], dict(roi_head=1))
+    with pytest.raises(SystemExit, match='defines no distill_losses'):
+        compare.variants(pair(), {'x': ROOT / 'configs/_base_/digits.py'})
+
+
+def test_a_config_of_ones_own_is_a_method():
+    path = str(ROOT / 'configs/_base_/gkd.py')
+    assert compare.find_methods([path], dict(roi_head=1)) == {'gkd': Path(path)}
+
+
+def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="no 'data/digits/annotations/train.json'"):
+        compare.main([str(PAIR), '--work-dir', str(tmp_path / 'out')])
+    with pytest.raises(SystemExit):
+        compare.parse_args(['nowhere.py'])
+
+
+def run_of(name, seed, score, seconds=1., **more):
+    return dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, **more)
+
+
+def test_gains_are_paired_over_seeds():
+    rows = summary([run_of('alone', 0, 10.), run_of('alone', 1, 20.), run_of('x', 0, 13., 2.), run_of('x', 1, 21., 4.),
+                    run_of('y', 1, 21.)])
+    assert rows[1]['gains'] == [3., 1.] and rows[1]['time'] == 3. and rows[0]['gains'] == []
+    assert rows[2]['gains'] == [1.] and cells(rows[1])[1:3] == ('17.0 ± 5.7', '+2.0 ± 1.4')
+
+
+def test_terms_are_compared_at_both_ends():
+    lines = [dict(loss=1., loss_rpn=1., loss_gkd_edge=2. * i, gkd_edge=float(i)) for i in range(20)]
+    assert terms(lines) == {'gkd_edge': (.5, 18.5)}
+
+
+def test_a_failure_spares_what_does_not_need_it(tmp_path):
+    bad = job(tmp_path, 'bad', 'raise SystemExit(3)')
+    jobs = [bad, job(tmp_path, 'after', needs=[bad]), job(tmp_path, 'good')]
+    failures = run_jobs(jobs, 1, 1, lambda jobs: None, pause=.02, go_on=True)
+    assert len(failures) == 1 and 'bad failed with exit code 3' in failures[0]
+    assert order(tmp_path) == ['good']
+    with pytest.raises(JobFailed, match='bad failed'):
+        run_jobs(jobs, 1, 1, lambda jobs: None, pause=.02)
+
+
+def test_memory_is_measured(tmp_path):
+    jobs = [job(tmp_path, 'big', 'import time; x = bytearray(2 ** 27); time.sleep(.5)', steps=1)]
+    run_jobs(jobs, 1, 1, lambda jobs: None, pause=.05)
+    assert 128 < json.loads((tmp_path / 'big/done.json').read_text())['peak'] < 400
