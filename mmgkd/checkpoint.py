@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import nullcontext
 from pickle import UnpicklingError
 
 import torch
@@ -11,7 +10,14 @@ from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
 
+from . import unpickling
+
 __all__ = ['fetch', 'load_weights']
+
+TAKES_STAND_INS = digit_version(torch.__version__) >= digit_version('2.6')
+"""Whether torch's own safe reading can be told what stands in for a name."""
+NAMED = r'(?:GLOBAL|Unsupported class) (\S+)'
+"""What a refusal names, by this package or by torch, of either age."""
 
 
 def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Tensor]:
@@ -27,10 +33,12 @@ def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Ten
     """
     local = fetch(path)
     try:
-        with _training_records() if weights_only else nullcontext():
-            checkpoint = torch.load(local, map_location='cpu', weights_only=weights_only)
+        if weights_only:
+            checkpoint = _read_safely(local)
+        else:
+            checkpoint = torch.load(local, map_location='cpu', weights_only=False)
     except Exception as error:  # whatever a file that is no checkpoint may lead to
-        if found := isinstance(error, UnpicklingError) and re.search(r'GLOBAL (\S+)', str(error)):
+        if found := isinstance(error, UnpicklingError) and re.search(NAMED, str(error)):
             raise ValueError(f'checkpoint {path!r} holds more than weights ({found[1]}) and was not read: pickled '
                              'objects can run any code. If you trust its source, say so by weights_only=False beside '
                              'checkpoint=') from error
@@ -47,6 +55,28 @@ def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Ten
     if not weights:
         raise ValueError(f'checkpoint {path!r} holds no weights (expected a dict with state_dict)')
     return weights
+
+
+def _read_safely(local: str):
+    """The content of a file, with stand-ins for MMEngine's training records.
+
+    Raises:
+        UnpicklingError: It needs anything but these, weights and plain values.
+    """
+    if TAKES_STAND_INS:
+        allowed = [(stand_in, name) for name, stand_in in unpickling.STAND_INS.items()]
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(local, map_location='cpu', weights_only=True)
+    with open(local, 'rb') as file:
+        zipped = file.read(4) == b'PK\3\4'  # what torch itself looks at; before 1.6 it wrote another format
+    if zipped and 'constants.pkl' in torch._C.PyTorchFileReader(local).get_all_records():
+        raise RuntimeError('a TorchScript program, which torch before 2.6 would run')
+    try:
+        return torch.load(local, map_location='cpu', weights_only=True)
+    except UnpicklingError:
+        if not zipped:
+            raise
+    return torch.load(local, map_location='cpu', pickle_module=unpickling, weights_only=False)
 
 
 def fetch(path: str) -> str:
@@ -76,32 +106,3 @@ def fetch(path: str) -> str:
         raise FileNotFoundError(f'cannot download {path} ({error}): fetch it by hand, from a mirror if that host is '
                                 f'gone, and give its path as checkpoint, or put it at {local}') from error
     return local
-
-
-class _Record:
-    """Stands in for a training record of MMEngine, which is not needed and not rebuilt."""
-
-    def __setstate__(self, state):
-        pass
-
-
-def _record_attribute(owner, name):
-    """Stands in for ``getattr``, which MMEngine's records call while they are unpickled."""
-    if owner is not _Record:
-        raise UnpicklingError(f'GLOBAL getattr of {owner}')
-    return _Record
-
-
-def _training_records():
-    """Allow what MMEngine writes beside the weights: log histories, as inert stand-ins, and numpy scalars."""
-    if digit_version(torch.__version__) < digit_version('2.6'):  # no stand-ins there: weights and plain values only
-        return nullcontext()
-    import numpy as np
-    core = np._core if hasattr(np, '_core') else np.core
-    allowed = [(_Record, 'mmengine.logging.history_buffer.HistoryBuffer'), (_record_attribute, 'builtins.getattr'),
-               (slice, 'builtins.slice'), np.ndarray, np.dtype]
-    for module in ('numpy.core.multiarray', 'numpy._core.multiarray'):
-        allowed += [(core.multiarray._reconstruct, f'{module}._reconstruct'),
-                    (core.multiarray.scalar, f'{module}.scalar')]
-    allowed += [type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8', 'u4', 'u8', '?')]
-    return torch.serialization.safe_globals(allowed)
