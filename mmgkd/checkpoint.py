@@ -1,6 +1,7 @@
 """Reading checkpoints without running what they contain."""
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pickle import UnpicklingError
@@ -92,6 +93,9 @@ def fetch(path: str) -> str:
         return path
     name = path.rpartition('/')[2].partition('?')[0]
     digest = re.search(r'-([0-9a-f]{8}|[0-9a-f]{64})\.', name)  # mmdet's files carry the start of their SHA-256
+    if not digest:  # epoch_12.pth may be anything: only its address tells it from others
+        stem, extension = os.path.splitext(name)
+        name = f'{stem}_{hashlib.sha256(path.encode()).hexdigest()[:16]}{extension}'
     local = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     error = None
     if int(os.environ.get('LOCAL_RANK', get_rank())) == 0 and not os.path.isfile(local):

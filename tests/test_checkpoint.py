@@ -3,6 +3,7 @@ import hashlib
 import http.server
 import os
 import pathlib
+import re
 import threading
 from functools import partial
 
@@ -224,7 +225,11 @@ def digest(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize('name', ['model.pth', 'model-{sha}.pth', 'model_20200504_210455-{sha}.pth'])
+def kept():
+    return sorted(os.listdir(os.path.join(torch.hub.get_dir(), 'checkpoints')))
+
+
+@pytest.mark.parametrize('name', ['model.pth', 'model', 'model-{sha}.pth', 'model_20200504_210455-{sha}.pth'])
 def test_a_url_is_downloaded_once(server, name):
     folder, address, asked = server
     torch.save(WEIGHTS, folder / 'x')
@@ -233,13 +238,37 @@ def test_a_url_is_downloaded_once(server, name):
     for _ in range(2):
         assert equal(load_weights(f'{address}/{name}'), WEIGHTS)
     assert asked == [f'/{name}']
-    assert os.listdir(os.path.join(torch.hub.get_dir(), 'checkpoints')) == [name]
+
+
+def test_a_file_named_by_its_digest_is_shared_with_torch(server):
+    """Wherever it comes from, it is the same."""
+    folder, address, asked = server
+    torch.save(WEIGHTS, folder / 'x')
+    name = f'model-{digest(folder / "x")[:8]}.pth'
+    (folder / 'x').rename(folder / name)
+    for url in (f'{address}/{name}', f'{address}/mirror/{name}', f'{address}/{name}?download=true'):
+        assert equal(load_weights(url), WEIGHTS)
+    assert asked == [f'/{name}'] and kept() == [name]
+
+
+def test_files_of_one_name_are_kept_apart(server):
+    folder, address, _ = server
+    urls = []
+    for i in range(2):
+        (folder / str(i)).mkdir()
+        torch.save({'a': torch.full((2,), i)}, folder / str(i) / 'epoch_12.pth')
+        urls.append(f'{address}/{i}/epoch_12.pth')
+    for _ in range(2):
+        assert [load_weights(url)['a'][0].item() for url in urls] == [0, 1]
+    assert len(kept()) == 2 and all(re.fullmatch(r'epoch_12_[0-9a-f]{16}\.pth', name) for name in kept())
 
 
 def test_a_query_is_not_part_of_the_name(server):
     folder, address, _ = server
     torch.save(WEIGHTS, folder / 'model.pth')
-    assert fetch(f'{address}/model.pth?download=true').endswith('/model.pth')
+    local = [fetch(f'{address}/model.pth?version={i}') for i in range(2)]
+    assert all(re.search(r'/model_[0-9a-f]{16}\.pth$', name) for name in local)
+    assert local[0] != local[1]  # it may well choose what is sent
 
 
 def test_a_wrong_digest_is_refused_and_not_kept(server):
@@ -248,20 +277,21 @@ def test_a_wrong_digest_is_refused_and_not_kept(server):
     for _ in range(2):
         with pytest.raises(FileNotFoundError, match='cannot download .*0123abcd'):
             load_weights(f'{address}/model-0123abcd.pth')
-    assert os.listdir(os.path.join(torch.hub.get_dir(), 'checkpoints')) == []
+    assert kept() == []
 
 
 def test_a_url_that_is_not_there(server):
     _, address, _ = server
-    with pytest.raises(FileNotFoundError, match='cannot download .*404.* put it at .*model.pth'):
+    with pytest.raises(FileNotFoundError, match='cannot download .*404.* put it at .*/model_[0-9a-f]{16}.pth'):
         load_weights(f'{address}/model.pth')
 
 
 def test_a_file_put_where_the_message_says_is_used(server):
-    local = pathlib.Path(torch.hub.get_dir()) / 'checkpoints' / 'model.pth'
-    local.parent.mkdir(parents=True)
-    torch.save(WEIGHTS, local)
-    assert equal(load_weights('http://127.0.0.1:1/model.pth'), WEIGHTS)
+    url = 'http://127.0.0.1:1/model.pth'
+    with pytest.raises(FileNotFoundError) as error:
+        load_weights(url)
+    torch.save(WEIGHTS, str(error.value).rpartition('put it at ')[2])
+    assert equal(load_weights(url), WEIGHTS)
 
 
 def test_the_distiller_takes_a_url(server):
