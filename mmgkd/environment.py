@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,16 @@ TESTED = {
     'mmdet': 'onedl-mmdetection==3.5.1',
     'mmcv': 'onedl-mmcv==2.3.6',
 }
+
+# What goes together of OpenMMLab's. The same stands in setup.py's extra; a test compares the two.
+OPENMMLAB = {
+    'mmengine': 'mmengine>=0.10.6',
+    'mmdet': 'mmdet>=3.0.0,<3.4',
+    'mmcv': 'mmcv>=2.0.0,<2.2.0',
+}
+OLD_SETUPTOOLS = 'setuptools<82'  # with pkg_resources: OpenMMLab's mmengine needs it to run, their mmcv to be built
+
+STACK = ('mmengine', 'mmdet', 'mmcv')
 
 # The distributions that bring each module, the maintained one first.
 DISTRIBUTIONS = {
@@ -70,41 +81,91 @@ def release(text):
     return tuple(int(number) for number in numbers.group().split('.')) if numbers else ()
 
 
+# ---- what works with what
+
+def loads_everything(env):
+    """Whether torch reads more than weights where it is not told what to read."""
+    return (env.release('torch') < (2, 6)
+            or env.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '').lower() in ('1', 'y', 'yes', 'true'))
+
+
+def loads_checkpoints(env):
+    """Whether the mmengine that is there loads its own."""
+    return (loads_everything(env) or env.release('mmengine') >= (0, 10, 8)
+            or 'weights_only' in env.source('mmengine/runner/checkpoint.py'))  # patched by hand
+
+
+def starts(env):
+    """Whether the mmengine that is there can be imported with this torch."""
+    return env.release('torch') < (2, 5) or env.release('mmengine') >= (0, 10, 6)
+
+
+def fits(env, module):
+    """Whether a module of the stack is there and can stay beside OpenMMLab's."""
+    if module not in env.versions:
+        return False
+    if module == 'mmengine':
+        return loads_checkpoints(env) and starts(env)
+    if module == 'mmcv':
+        return (2,) <= env.release('mmcv') < (2, 2) and 'mmcv-lite' not in env.providers.get('mmcv', ())
+    return env.release('mmdet') >= (3,)
+
+
+def forks(env, *modules):
+    return [name for module in modules for name in env.providers.get(module, ()) if name.startswith('onedl-')]
+
+
+def stays_openmmlab(env, rebuild):
+    """Whether what is missing can come from OpenMMLab, and the rest of the stack is OpenMMLab's.
+
+    mmdet says which mmcv it takes, so that these two come from one hand. Of mmengine, which goes with either, pip
+    puts OpenMMLab's beside their mmcv.
+    """
+    names = [name for module in STACK for name in env.providers.get(module, ())]
+    if forks(env, 'mmcv', 'mmdet') or len(forks(env, *STACK)) == len(names):
+        return False
+    if 'mmcv' in rebuild or not fits(env, 'mmcv'):  # to be compiled, which is not tried with a newer torch
+        return env.release('torch') < (2, 6) and not forks(env, 'mmengine')
+    return True
+
+
 # ---- the mending commands
 
-def pip(command):
-    return f'python -m pip {command}'
+def pip(command, *requirements):
+    return ' '.join(['python -m pip', command, *map(shlex.quote, requirements)])
 
 
 def replace(env, modules, rebuild=()):
-    """Command that leaves the tested distribution of each module, and no other one, installed.
+    """Command that leaves one working distribution of each module, and no other one, installed.
 
-    Two distributions that bring the same files cannot be taken apart: both are removed and the tested one
-    comes anew.
+    That is OpenMMLab's in a stack of theirs where it can work, else the tested one. Two distributions that bring the
+    same files cannot be taken apart: both are removed and one comes anew.
     """
-    remove, install = [], []
+    openmmlab = stays_openmmlab(env, rebuild)
+    remove, install = [], {}
     for module in modules:
         present = env.providers.get(module, ())
-        if present != DISTRIBUTIONS[module][:1] or module in rebuild:
+        stays = fits(env, module) if openmmlab else present == DISTRIBUTIONS[module][:1]
+        if module in rebuild or not stays:
             remove += present
-            install.append(module)
-    steps = [pip(f'uninstall -y {" ".join(remove)}')] if remove else []
-    if pure := [TESTED[module] for module in install if module != 'mmcv']:
-        steps.append(pip(f'install {" ".join(pure)}'))
-    if 'mmcv' in install:  # compiled against the torch that is there; pip may have kept one for another torch
-        steps.append(pip('install setuptools wheel ninja packaging psutil'))
-        steps.append(pip(f'install --no-build-isolation --no-cache-dir {TESTED["mmcv"]}'))
+            works = module != 'mmengine' or loads_everything(env) and not forks(env, 'mmengine')
+            install[module] = (OPENMMLAB if openmmlab and works else TESTED)[module]
+    steps = [pip('uninstall -y', *remove)] if remove else []
+    mmcv = install.pop('mmcv', None)
+    if pure := list(install.values()):
+        steps.append(pip('install', *pure, *[OLD_SETUPTOOLS] * (OPENMMLAB['mmengine'] in pure)))
+    if mmcv:  # compiled against the torch that is there; pip may have kept one for another torch
+        setuptools = OLD_SETUPTOOLS if openmmlab else 'setuptools'
+        steps.append(pip('install', setuptools, 'wheel', 'ninja', 'packaging', 'psutil'))
+        steps.append(pip('install --no-build-isolation --no-cache-dir', mmcv))
     return ' && \\\n    '.join(steps)
-
-
-STACK = ('mmengine', 'mmdet', 'mmcv')
 
 
 # ---- the checks, in the order in which they matter
 
 def torch_is_there(env):
     if 'torch' not in env.versions:
-        return Problem('torch is not installed', pip(f'install {TESTED["torch"]}'))
+        return Problem('torch is not installed', pip('install', TESTED['torch']))
 
 
 def mmengine_is_there(env):
@@ -113,20 +174,15 @@ def mmengine_is_there(env):
 
 
 def mmengine_loads_its_checkpoints(env):
-    if env.release('torch') < (2, 6) or env.release('mmengine') >= (0, 10, 8):
-        return
-    if env.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '').lower() in ('1', 'y', 'yes', 'true'):
-        return
-    if 'weights_only' in env.source('mmengine/runner/checkpoint.py'):  # patched by hand
-        return
-    return Problem(
-        f'{env.name("mmengine")} cannot load its own checkpoints with torch {env.versions["torch"]}: since '
-        '2.6 torch reads weights only unless told otherwise, and mmengine up to 0.10.7 does not tell it',
-        replace(env, ('mmengine',), rebuild=('mmengine',)))
+    if not loads_checkpoints(env):
+        return Problem(
+            f'{env.name("mmengine")} cannot load its own checkpoints with torch {env.versions["torch"]}: since '
+            '2.6 torch reads weights only unless told otherwise, and mmengine up to 0.10.7 does not tell it',
+            replace(env, ('mmengine',), rebuild=('mmengine',)))
 
 
 def mmengine_starts(env):
-    if env.release('torch') >= (2, 5) and env.release('mmengine') < (0, 10, 6):
+    if not starts(env):
         torch = env.versions['torch']
         return Problem(
             f'{env.name("mmengine")} cannot be imported with torch {torch}: Adafactor is already registered',
@@ -138,7 +194,7 @@ def mmengine_finds_packages(env):
         return Problem(
             f'{env.name("mmengine")} needs pkg_resources for every config named mmdet::..., and setuptools '
             f'{env.versions.get("setuptools", "(none)")} has none: it was removed in setuptools 82',
-            pip("install 'setuptools<82'"))
+            pip('install', OLD_SETUPTOOLS))
 
 
 def mmcv_is_there(env):

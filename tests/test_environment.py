@@ -74,10 +74,71 @@ def test_missing_module(module):
         assert environment.TESTED[other] not in problem.mend
 
 
-def test_missing_mmcv_next_to_openmmlab_replaces_what_would_refuse_it():
-    problem = find_problem(change(OPENMMLAB, without=['mmcv']))
-    assert problem.mend.startswith('python -m pip uninstall -y mmengine mmdet && ')
-    assert all(environment.TESTED[module] in problem.mend for module in ('mmengine', 'mmdet', 'mmcv'))
+@pytest.mark.parametrize('torch', ['2.1.2', '2.5.1+cpu'])
+@pytest.mark.parametrize('module', ['mmengine', 'mmcv', 'mmdet'])
+def test_missing_module_of_openmmlabs_stack(module, torch):
+    mend = find_problem(change(OPENMMLAB, torch=torch, without=[module])).mend
+    assert f"'{environment.OPENMMLAB[module]}'" in mend
+    assert 'uninstall' not in mend and 'onedl' not in mend
+    assert ('--no-build-isolation' in mend) == (module == 'mmcv')
+    assert ("'setuptools<82'" in mend) == (module != 'mmdet')
+    for other in {'mmengine', 'mmcv', 'mmdet'} - {module}:
+        assert environment.OPENMMLAB[other] not in mend
+
+
+def test_missing_mmdet_is_one_command():
+    assert find_problem(change(OPENMMLAB, without=['mmdet'])).mend == "python -m pip install 'mmdet>=3.0.0,<3.4'"
+
+
+def steps(problem):
+    return [step.removeprefix('python -m pip ') for step in problem.mend.split(' && \\\n    ')]
+
+
+def test_missing_mmdet_with_a_newer_torch_changes_mmengine_alone():
+    """mmcv is there, and compiled."""
+    assert steps(find_problem(change(OPENMMLAB, torch='2.6.0', without=['mmdet']))) == [
+        'uninstall -y mmengine', f"install {environment.TESTED['mmengine']} 'mmdet>=3.0.0,<3.4'"]
+
+
+def test_missing_mmengine_with_a_newer_torch_is_the_fork_alone():
+    assert steps(find_problem(change(OPENMMLAB, torch='2.6.0', without=['mmengine']))) == [
+        f'install {environment.TESTED["mmengine"]}']
+
+
+def test_missing_mmengine_where_torch_is_told_to_load_everything():
+    env = replace(change(OPENMMLAB, torch='2.6.0', without=['mmengine']),
+                  environ={'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD': 'yes'})
+    assert steps(find_problem(env)) == [f"install '{environment.OPENMMLAB['mmengine']}' 'setuptools<82'"]
+
+
+@pytest.mark.parametrize('env, removed', [
+    (change(OPENMMLAB, torch='2.6.0', without=['mmcv']), 'mmengine mmdet'),
+    (change(OPENMMLAB, {'mmengine': ('onedl-mmengine',)}, mmengine='0.10.12', without=['mmcv']), 'mmdet'),
+    (change(OPENMMLAB, {'mmdet': ('onedl-mmdetection',)}, mmdet='3.5.1', without=['mmcv']), 'mmengine'),
+    (change(OPENMMLAB, torch='2.6.0', mmcv='2.2.0', without=['mmdet']), 'mmengine mmcv'),
+], ids=['newer torch', 'mmengine forked', 'mmdet forked', 'mmcv of no mmdet'])
+def test_where_mmcv_has_to_be_a_fork_all_are(env, removed):
+    """OpenMMLab's mmdet would refuse it, and it would bring the forked mmengine along."""
+    first, *others = steps(find_problem(env))
+    assert first == f'uninstall -y {removed}'
+    assert environment.TESTED['mmcv'] in others[-1]
+    for module in ('mmengine', 'mmdet'):
+        forked = env.providers[module] == environment.DISTRIBUTIONS[module][:1]
+        assert (environment.TESTED[module] in others[0]) == (not forked)
+
+
+def test_an_empty_environment_gets_what_is_tested():
+    env = change(GOOD, without=['mmengine', 'mmcv', 'mmdet'])
+    assert all(environment.TESTED[module] in find_problem(env).mend for module in ('mmengine', 'mmcv', 'mmdet'))
+
+
+def test_what_does_not_fit_is_mended_along():
+    """mmdet 2 and mmcv 1 become mmdet 3 and mmcv 2 at once."""
+    env = change(OPENMMLAB, {'mmcv': ('mmcv-full',)}, mmcv='1.7.2', mmdet='2.28.2')
+    assert steps(find_problem(env)) == [
+        'uninstall -y mmdet mmcv-full', "install 'mmdet>=3.0.0,<3.4'",
+        "install 'setuptools<82' wheel ninja packaging psutil",
+        "install --no-build-isolation --no-cache-dir 'mmcv>=2.0.0,<2.2.0'"]
 
 
 @pytest.mark.parametrize('mmengine', ['0.10.6', '0.10.7'])
@@ -85,8 +146,7 @@ def test_missing_mmcv_next_to_openmmlab_replaces_what_would_refuse_it():
 def test_mmengine_that_cannot_load_its_checkpoints(torch, mmengine):
     problem = find_problem(change(OPENMMLAB, torch=torch, mmengine=mmengine))
     assert f'mmengine {mmengine} cannot load its own checkpoints with torch {torch}' in problem.found
-    assert problem.mend.split(' && \\\n    ') == ['python -m pip uninstall -y mmengine',
-                                                  f'python -m pip install {environment.TESTED["mmengine"]}']
+    assert steps(problem) == ['uninstall -y mmengine', f'install {environment.TESTED["mmengine"]}']
 
 
 def test_two_mmengines_are_both_removed():
@@ -99,6 +159,7 @@ def test_two_mmengines_are_both_removed():
 def test_mmengine_that_registers_adafactor_twice():
     problem = find_problem(change(OPENMMLAB, torch='2.5.1', mmengine='0.10.5'))
     assert 'Adafactor' in problem.found
+    assert steps(problem) == ['uninstall -y mmengine', "install 'mmengine>=0.10.6' 'setuptools<82'"]
 
 
 def test_mmengine_without_pkg_resources():
@@ -111,14 +172,15 @@ def test_mmengine_without_pkg_resources():
     assert problem.mend == "python -m pip install 'setuptools<82'"
 
 
-@pytest.mark.parametrize('provider, mmcv', [('mmcv', '2.2.0'), ('onedl-mmcv', '2.3.6')])
-def test_mmdet_that_refuses_its_mmcv(provider, mmcv):
+@pytest.mark.parametrize('provider, mmcv, family', [('mmcv', '2.2.0', 'OPENMMLAB'), ('onedl-mmcv', '2.3.6', 'TESTED')])
+def test_mmdet_that_refuses_its_mmcv(provider, mmcv, family):
     env = replace(change(OPENMMLAB, {'mmcv': (provider,)}, mmcv=mmcv), source=sources(mmdet=MMDET_INIT))
     problem = find_problem(env)
     assert problem.found.startswith(f'mmdet 3.3.0 refuses mmcv {mmcv}')
     assert problem.found.endswith('it asks for >=2.0.0rc4, <2.2.0')
-    assert environment.TESTED['mmdet'] in problem.mend
-    assert (environment.TESTED['mmcv'] in problem.mend) == (provider == 'mmcv'), 'compiled again without need'
+    wanted = getattr(environment, family)
+    assert wanted['mmdet'] in problem.mend
+    assert (wanted['mmcv'] in problem.mend) == (provider == 'mmcv'), 'compiled again without need'
 
 
 def test_too_old():
@@ -139,6 +201,14 @@ def test_mmcv_without_operators(provider, error, why):
     assert error in problem.found
     assert f'uninstall -y {provider}' in problem.mend
     assert f'--no-build-isolation --no-cache-dir {environment.TESTED["mmcv"]}' in problem.mend
+
+
+@pytest.mark.parametrize('provider', ['mmcv', 'mmcv-lite'])
+def test_openmmlabs_mmcv_without_operators(provider):
+    env = replace(change(OPENMMLAB, {'mmcv': (provider,)}), import_error=failing(mmcv___ext='ImportError: symbol'))
+    assert steps(find_problem(env)) == [
+        f'uninstall -y {provider}', "install 'setuptools<82' wheel ninja packaging psutil",
+        "install --no-build-isolation --no-cache-dir 'mmcv>=2.0.0,<2.2.0'"]
 
 
 def test_mmcv_that_cannot_be_imported_without_a_screen():
@@ -176,3 +246,6 @@ def test_a_folder_of_that_name_is_not_the_package(tmp_path):
 def test_commands_name_the_versions_of_the_constraints():
     pins = set(re.findall(r'^[\w-]+==\S+', (ROOT / 'constraints.txt').read_text(), re.M))
     assert set(environment.TESTED.values()) <= pins
+    extra = re.search(r"'openmmlab': \[(.+)\]", (ROOT / 'setup.py').read_text())[1].split("'")[1::2]
+    assert extra == [*(environment.OPENMMLAB[module] for module in ('mmengine', 'mmcv', 'mmdet')),
+                     environment.OLD_SETUPTOOLS]
