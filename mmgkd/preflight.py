@@ -13,7 +13,7 @@ from .detectors import model_config
 from .pretrained import backbone_addresses
 from .teacher import Teacher
 
-__all__ = ['InputError', 'check_testing', 'check_training', 'read_config']
+__all__ = ['InputError', 'check_testing', 'check_training', 'innermost', 'read_config']
 
 
 class InputError(Exception):
@@ -77,12 +77,22 @@ def check_testing(cfg: Config) -> None:
     _check_checkpoint(cfg.load_from, 'checkpoint')
 
 
+def innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
+    if 'dataset' in dataset:
+        yield from innermost(dataset.dataset)
+    elif 'datasets' in dataset:
+        for part in dataset.datasets:
+            yield from innermost(part)
+    else:
+        yield dataset
+
+
 def _student(cfg: Config) -> ConfigDict:
-    model = cfg.model.get('module', cfg.model)  # inside a test-time augmentation
-    if model.type != 'Distiller':
-        return model
+    if cfg.model.type != 'Distiller':
+        return cfg.model
     try:
-        return model_config(model.student)
+        return model_config(cfg.model.student)
     except Exception as error:
         raise InputError(f'{type(error).__name__}: {error}') from error
 
@@ -97,7 +107,7 @@ def _check_checkpoint(path: str, role: str) -> None:
 
 
 def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
-    for part in _parts(dataset):
+    for part in innermost(dataset):
         root = part.get('data_root') or ''
         prefix = part.get('data_prefix') or {}
         files = [('ann_file', part.get('ann_file'))] + [(f'data_prefix.{k}', v) for k, v in prefix.items()]
@@ -121,17 +131,6 @@ def _check_metric(cfg: Config, name: str) -> None:
         if path and '://' not in path and not os.path.exists(path):
             raise InputError(f'{name}: no {path!r} (ann_file of {metric.type}, looked in {os.getcwd()}). It belongs to '
                              'the data set: where that moved, this must too')
-
-
-def _parts(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if 'dataset' in dataset:
-        yield from _parts(dataset.dataset)
-    elif 'datasets' in dataset:
-        for part in dataset.datasets:
-            yield from _parts(part)
-    else:
-        yield dataset
 
 
 def _class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:

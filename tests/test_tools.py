@@ -87,6 +87,26 @@ def test_show_dir_and_tta(trained, digits):
     assert len(list((folder / 'shown').glob('*/drawn/*.jpg'))) == 4
 
 
+def test_tta_of_several_data_sets(trained, digits):
+    folder, _ = trained
+    (folder / 'several.py').write_text(f'''
+_base_ = {str(ROOT / 'configs/digits/student.py')!r}
+part = _base_.test_dataloader.dataset
+test_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[
+    dict(type='RepeatDataset', times=1, dataset=part), dict(_base_.val_dataloader.dataset, indices=2)]))
+''')
+    data = [f'test_dataloader.dataset.datasets.{part}.data_root={digits}/' for part in ('0.dataset', '1')]
+    out = run('test.py', 'several.py', 'gkd/epoch_1.pth', '--work-dir', 'several', '--tta', '--out', 'several.pkl',
+              '--cfg-options', *data, f'test_evaluator.ann_file={digits}/annotations/val.json',
+              'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', cwd=folder)
+    assert 'DetTTAModel' in out
+    found = pickle.loads((folder / 'several.pkl').read_bytes())
+    assert len(found) == 6 and len({sample['img_id'] for sample in found}) == 4
+    for again, first in zip(found[4:], found, strict=False):  # the two parts are augmented alike
+        assert torch.equal(again['pred_instances']['scores'], first['pred_instances']['scores'])
+    assert 'coco/bbox_mAP' in metrics(folder / 'several')
+
+
 def test_resume_goes_on_and_scales_the_rate(trained, digits):
     folder, _ = trained
     more = digits_options(digits, 'model.teacher.checkpoint=teacher.pth', 'train_cfg.max_epochs=2',
@@ -110,12 +130,17 @@ def test_resume_goes_on_and_scales_the_rate(trained, digits):
      "teacher: no config file 'nowhere.py'"),
     ('train.py', ['{configs}/gkd_frcnn_r50_coco.py'], "no 'data/coco/annotations/instances_train2017.json'"),
     ('test.py', ['{configs}/digits/student.py', 'x.pth', '--out', 'x.json'], '--out must end in .pkl'),
+    ('test.py', ['{configs}/digits/student.py', 'x.pth', '--tta', '--cfg-options', 'test_dataloader=None'],
+     'has no test_dataloader'),
+    ('test.py', ['{configs}/digits/student.py', 'teacher.pth', '--tta', '--cfg-options',
+                 'test_dataloader.dataset.pipeline=[]'], '--tta: CocoDataset in test_dataloader has no pipeline'),
     pytest.param('train.py', ['{configs}/digits/student.py', '--amp'], '--amp needs a GPU', marks=pytest.mark.skipif(
         get_device() != 'cpu', reason='it has one')),
 ])
 def test_mistakes_are_one_clear_line(tool, args, said, digits, tmp_path):
     (tmp_path / 'data').mkdir()
     (tmp_path / 'data/digits').symlink_to(digits)
+    (tmp_path / 'teacher.pth').touch()
     out = run(tool, *[a.format(configs=ROOT / 'configs') for a in args], cwd=tmp_path, ok=False)
     assert said in out and 'Traceback' not in out
     assert not (tmp_path / 'work_dirs').exists()

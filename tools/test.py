@@ -12,7 +12,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from mmgkd.preflight import InputError, check_testing, read_config
+from mmgkd.preflight import InputError, check_testing, innermost, read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,21 +42,20 @@ def configure(args: argparse.Namespace) -> Config:
     cfg.resume = False
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
-    if args.tta:
-        _augment(cfg)
     return cfg
 
 
-def _augment(cfg: Config) -> None:
+def augment(cfg: Config) -> None:
     """Test on each image and its mirror image, unless the config says how to augment."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    steps = [step for step in dataset.pipeline if step.type != 'PackDetInputs']
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
     flips = [[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
              [dict(type='PackDetInputs', meta_keys=keys)]]
-    dataset.pipeline = cfg.get('tta_pipeline', [*steps, dict(type='TestTimeAug', transforms=flips)])
+    for dataset in innermost(cfg.test_dataloader.dataset):
+        steps = [step for step in dataset.get('pipeline', ()) if step.type != 'PackDetInputs']
+        if not steps and 'tta_pipeline' not in cfg:
+            raise InputError(f'--tta: {dataset.type} in test_dataloader has no pipeline to augment; give it one, or '
+                             'the config a tta_pipeline')
+        dataset.pipeline = cfg.get('tta_pipeline', [*steps, dict(type='TestTimeAug', transforms=flips)])
     tta_model = cfg.get('tta_model', dict(
         type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)))
     cfg.model = ConfigDict(**tta_model, module=cfg.model)
@@ -67,6 +66,8 @@ def main() -> None:
     try:
         cfg = configure(args)
         check_testing(cfg)
+        if args.tta:
+            augment(cfg)
     except InputError as error:
         raise SystemExit(f'tools/test.py: {error}') from None
     runner = Runner.from_cfg(cfg)
