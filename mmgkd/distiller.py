@@ -1,7 +1,7 @@
 """The distiller: a student that learns from its data and from a teacher."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from mmdet.registry import MODELS
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .detectors import matching_maps, model_config
 from .features import capture_output, feature_maps
-from .state import keep_plain_keys
+from .state import keep_plain_keys, plain_name
 from .student import inherit_weights, parse_inherit
 from .teacher import Teacher
 
@@ -118,6 +118,15 @@ class Distiller(BaseModel):
         if self.inherit:
             inherit_weights(self.student, weights, self.inherit)
         self._load_teacher(weights)
+
+    def named_parameters(self, prefix: str = '', *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
+        """Under a plain detector's names, as in a checkpoint: by these optimisers set learning rates."""
+        for name, parameter in super().named_parameters(prefix, *args, **kwargs):
+            yield plain_name(name, prefix and prefix + '.'), parameter
+
+    def get_layer_depth(self, param_name: str) -> tuple[int, int]:
+        """A parameter's layer and how many there are, for mmpretrain's layer-wise learning rates."""
+        return self.student.get_layer_depth(plain_name(param_name))
 
     def _load_teacher(self, weights: dict[str, Tensor] | None = None) -> None:
         if self._unready is not None:

@@ -3,11 +3,17 @@ from __future__ import annotations
 
 from torch import nn
 
-__all__ = ['keep_plain_keys']
+__all__ = ['keep_plain_keys', 'plain_name']
 
 OWN = ('connector.', 'distill_losses.')
 """Keys that only a distiller has; they are saved too, so that training can resume."""
 STUDENT = 'student.'
+
+
+def plain_name(name: str, prefix: str = '') -> str:
+    """What a parameter of a distiller, which stands under ``prefix``, is called in a plain detector."""
+    inner = prefix + STUDENT
+    return prefix + name.removeprefix(inner) if name.startswith(inner) else name
 
 
 def keep_plain_keys(distiller: nn.Module) -> None:
@@ -25,10 +31,10 @@ def _to_plain(module, destination, prefix, _local_metadata):
     items = list(destination.items())
     destination.clear()
     for key, value in items:  # all of them, to keep their order
-        destination[prefix + key.removeprefix(inner) if key.startswith(inner) else key] = value
+        destination[plain_name(key, prefix)] = value
     metadata = getattr(destination, '_metadata', {})  # module versions, for both ways of loading
     for key in [k for k in metadata if k.startswith(inner)]:
-        metadata[prefix + key.removeprefix(inner)] = metadata[key]
+        metadata[plain_name(key, prefix)] = metadata[key]
 
 
 def _from_plain(module, state_dict, prefix, _local_metadata, _strict, _missing, _unexpected, _errors):

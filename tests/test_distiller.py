@@ -123,7 +123,7 @@ def test_each_term_alone_reaches_the_students_backbone(term, teacher):
     model = distiller(teacher=teacher)
     sum(losses(model)[f'loss_gkd_{term}']).backward()
     reached = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {'student.backbone.conv1.weight', 'student.neck.fpn_convs.0.conv.weight'} <= reached
+    assert {'backbone.conv1.weight', 'neck.fpn_convs.0.conv.weight'} <= reached
     assert not [n for n in reached if 'head' in n]
     assert any(n.startswith('connector') for n in reached) == bool(teacher)
     assert not any(p.grad is not None for p in model.teacher.detector.parameters())
