@@ -1,4 +1,8 @@
-"""Pure graph and distillation mathematics: functions of tensors that import torch and nothing else."""
+"""Pure graph and distillation mathematics: functions of tensors that import torch and nothing else.
+
+Python imports a package before what is in it, so ``import mmgkd.functional`` needs all that ``import mmgkd`` needs.
+Where only torch is installed, copy this folder, or link to it, under a name of its own: it needs nothing around it.
+"""
 from .attention import channel_attention, spatial_attention, uniform_weight
 from .channel_graph import channel_graph_terms, edge_loss, vertex_loss
 from .graph import affinity, correlation, nontrivial_laplacian, normalized_laplacian
