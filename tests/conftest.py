@@ -1,6 +1,5 @@
 """Detectors, batches and distillers small enough to run anywhere, shared by the tests."""
 import functools
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -149,12 +148,10 @@ def checkpoint(tmp_path_factory):
 def digits(tmp_path_factory):
     """A data set of 8 and 4 images of 96 pixels."""
     pytest.importorskip('sklearn')
-    spec = importlib.util.spec_from_file_location('make_digits_small', ROOT / 'tools' / 'make_digits.py')
-    tool = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = tool
-    spec.loader.exec_module(tool)
+    sys.path.append(str(ROOT / 'tools'))
+    from make_digits import make_digits
     out = tmp_path_factory.mktemp('digits') / 'data'
-    tool.make_digits(out, train=8, val=4, size=96)
+    make_digits(out, train=8, val=4, size=96)
     return out
 
 

@@ -1,6 +1,5 @@
 """The demo data set maker: reproducible, consistent in both layouts, careful with what is on disk."""
 import contextlib
-import importlib.util
 import io
 import json
 import sys
@@ -13,18 +12,10 @@ import numpy as np
 import pytest
 
 pytest.importorskip('sklearn')
-SCRIPT = Path(__file__).resolve().parents[1] / 'tools' / 'make_digits.py'
+sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))
 
+import make_digits as tool  # noqa: E402
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location('make_digits', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-tool = load_tool()
 COUNTS = dict(train=40, val=15, size=192, seed=3)
 
 
@@ -271,6 +262,20 @@ def test_interrupted_run_leaves_nothing_half_made(small, monkeypatch):
         tool.make_digits(small.parent / 'new', train=3, val=1, size=64)
     assert contents(small) == before
     assert [path.name for path in small.parent.iterdir()] == [small.name]
+
+
+def test_what_another_process_made_meanwhile_stays(tmp_path, monkeypatch):
+    out, write, times = tmp_path / 'digits', tool.write_data, []
+
+    def slow(folder, params):
+        write(folder, params)
+        write(out, params)  # the other one
+        times.append({path: path.stat().st_mtime_ns for path in out.rglob('*')})
+
+    monkeypatch.setattr(tool, 'write_data', slow)
+    assert not tool.make_digits(out, train=2, val=1, size=64)
+    assert {path: path.stat().st_mtime_ns for path in out.rglob('*')} == times[0]
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
 
 
 def test_failed_swap_puts_the_old_data_back(small, monkeypatch):

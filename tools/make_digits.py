@@ -7,7 +7,6 @@ COCO layout (``images/``, ``annotations/``) and in VOC layout (``VOC2007/``).
 import argparse
 import json
 import math
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 import sklearn
 from sklearn.datasets import load_digits, load_sample_images
+from whole_folder import make_whole
 
 CLASSES = tuple('0123456789')
 SPLITS = ('train', 'val')
@@ -209,53 +209,11 @@ def write_data(folder: Path, params: Params) -> None:
     (folder / STAMP).write_text(json.dumps(dict(parameters=asdict(params), versions=versions), indent=1))
 
 
-def is_made(out: Path, params: Params, force: bool) -> bool:
-    """Tell whether out already holds this data set; refuse an out that must not be replaced."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f'out: expected a folder, got the file {out}')
-    found = {path.relative_to(out).as_posix() for path in out.rglob('*')
-             if path.is_symlink() or not path.is_dir()}
-    if not found:
-        return False
-    try:
-        old = Params(**json.loads((out / STAMP).read_text())['parameters'])
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FileExistsError(f'out: expected a new folder or one made by this tool, got {out}') from None
-    made = expected_files(old)
-    if old == params and found >= made and not force:
-        return True
-    if found - made:
-        raise FileExistsError(f'out: expected only files of this tool, got {out} with {min(found - made)}')
-    if not force:
-        raise FileExistsError(f'out: expected the whole data set of {params}, got {out} with '
-                              f'{len(found)} of {len(made)} files of {old}; --force replaces it')
-    return False
-
-
 def make_digits(out: str | Path = 'data/digits', train: int = 400, val: int = 150, size: int = 160,
                 seed: int = 0, force: bool = False) -> bool:
     """Make the data set in folder out, whole or not at all; return False if it was there already."""
-    out, params = Path(out).resolve(), Params(train, val, size, seed)
-    if is_made(out, params, force):
-        return False
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = tempfile.TemporaryDirectory(dir=out.parent, prefix='.make_digits-')
-    except OSError as error:
-        raise ValueError(f'out: expected a folder that can be written, got {out} ({error})') from error
-    with work as name:
-        new, old = Path(name, 'new'), Path(name, 'old')
-        write_data(new, params)
-        if is_made(out, params, force):
-            return False
-        try:
-            if out.exists():
-                out.rename(old)
-            new.rename(out)
-        finally:
-            if old.exists() and not out.exists():
-                old.rename(out)
-    return True
+    params = Params(train, val, size, seed)
+    return make_whole(Path(out).resolve(), STAMP, params, expected_files, write_data, force)
 
 
 def main() -> None:
