@@ -5,14 +5,16 @@ Where only torch is installed, copy this folder, or link to it, under a name of 
 """
 from .attention import channel_attention, spatial_attention, uniform_weight
 from .channel_graph import channel_graph_terms, edge_loss, vertex_loss
+from .contrast import info_nce, unit_rows
 from .graph import affinity, correlation, nontrivial_laplacian, normalized_laplacian
 from .moments import Moments, moments
+from .neighbour_graph import knn_graph, prediction_graph, tag_convolution
 from .precision import float32_island
 from .spectral import rayleigh_loss, smallest_eigenpairs, spectral_projector, subspace_loss
 
 __all__ = [
     'Moments', 'affinity', 'channel_attention', 'channel_graph_terms', 'correlation', 'edge_loss',
-    'float32_island', 'moments', 'nontrivial_laplacian', 'normalized_laplacian', 'rayleigh_loss', 'smallest_eigenpairs',
-    'spatial_attention', 'spectral_projector', 'subspace_loss',
-    'uniform_weight', 'vertex_loss',
+    'float32_island', 'info_nce', 'knn_graph', 'moments', 'nontrivial_laplacian', 'normalized_laplacian',
+    'prediction_graph', 'rayleigh_loss', 'smallest_eigenpairs', 'spatial_attention', 'spectral_projector',
+    'subspace_loss', 'tag_convolution', 'uniform_weight', 'unit_rows', 'vertex_loss',
 ]
