@@ -48,10 +48,10 @@ class HolisticGraphLoss(DistillLoss):
     ``published`` says whether to have all of them. Without them negatives are of the positive's network, a graph
     needs two nodes, smoothed embeddings have a memory of their own, and there is no bias.
 
-    A bank takes 8 n D bytes in all, twice that if not ``published``, as does a checkpoint. Negatives are not gathered:
-    each anchor is scored against the whole bank, of which its negatives are then a mask. That is exact, and takes
-    4 N n bytes at a time, at most 128 MiB (13 MB for 64 of the 50,000 images of CIFAR-100) rather than the 4 N M D of
-    a gather (512 MiB), nothing of which is kept for the backward pass.
+    A bank takes 8 n D bytes in all, twice that if not ``published``, as it does in a checkpoint. Negatives are not
+    gathered: each anchor is scored against the whole bank, of which its negatives are a mask. That is exact, and takes
+    N n bytes for the mask and 4 N n for scores, of which at most 128 MiB are held at a time (13 MB for 64 of the 50,000
+    images of CIFAR-100), instead of 4 N M D per network (512 MiB). None of it is kept for the backward pass.
 
     Args:
         individual_weight (float): Factor on the first term; a term of weight 0 is not computed.

@@ -137,7 +137,8 @@ def test_info_nce_of_large_scores_is_finite():
 
 
 @pytest.mark.parametrize('change, message', [
-    (dict(anchor=torch.zeros(N, D, 1)), r'must be \(N, D\)'), (dict(positive=torch.zeros(N + 1, D)), r'must be \(N, D\)'),
+    (dict(anchor=torch.zeros(N, D, 1)), r'must be \(N, D\)'),
+    (dict(positive=torch.zeros(N + 1, D)), r'must be \(N, D\)'),
     (dict(negatives=torch.zeros(Q, D + 1)), r'negatives \(Q, D\), got'),
     (dict(counts=torch.ones(Q, N)), r'counts must be \(N, Q\) = \(4, 7\), got \(7, 4\)'),
     (dict(temperature=0), 'temperature must be above 0, got 0')])
