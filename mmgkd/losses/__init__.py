@@ -1,8 +1,14 @@
 """Distillation losses, one file per paper: registered shells around :mod:`mmgkd.functional`."""
 from .base import DistillLoss
 from .channel_graph import ChannelGraphLoss
+from .dist import DISTLoss
+from .kl import KLLoss
+from .ld import LDLoss
 
 __all__ = [
     'ChannelGraphLoss',
+    'DISTLoss',
     'DistillLoss',
+    'KLLoss',
+    'LDLoss',
 ]
