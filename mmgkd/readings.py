@@ -154,7 +154,7 @@ class HeadReader:
     def comparable(self) -> bool:
         """Whether the teacher's head predicts the same of the same rows."""
         try:
-            return self.structure(self.student) == self.structure(self.teacher)
+            return _structure(self.teacher, 'teacher') == (type(self), self.structure(self.student))
         except ValueError:
             return False
 
@@ -300,10 +300,9 @@ class DenseHeadReader(HeadReader):
         labels = [y[0] if isinstance(y, (tuple, list)) else y for *_, y in given]
         if not labels or not all(isinstance(y, Tensor) and y.dtype == torch.int64 and y.dim() == 1 for y in labels):
             return None
-        lengths = [len(y) for y in labels]
-        if lengths == self._lengths or (lengths == [len(rows)] and torch.equal(given[0][0], rows)):
+        if [len(y) for y in labels] == self._lengths:
             return torch.cat(labels)
-        return None
+        return labels[-1] if torch.equal(given[-1][0], rows) else None  # of all levels at once
 
     def _confidence(self, teacher: Tensor) -> Tensor:
         """(M,) of (M, K), see :class:`Predictions`."""
