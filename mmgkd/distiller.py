@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .detectors import matching_maps, model_config
 from .features import capture_output, feature_maps
+from .readings import check_heads, needed_readings, watch_head
 from .state import keep_plain_keys, plain_name
 from .student import inherit_weights, parse_inherit
 from .teacher import Teacher
@@ -19,7 +20,7 @@ __all__ = ['Distiller']
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Trains a student on its own losses and on the likeness of its maps to a teacher's.
+    """Trains a student on its own losses and on the likeness of its maps, or predictions, to a teacher's.
 
     The maps are those of the neck, or of the backbone where there is no neck that gives any, as in classifiers.
     Everything but training is the student's: prediction, features, the keys of a checkpoint. The teacher is held
@@ -52,6 +53,7 @@ class Distiller(BaseModel):
         """Factor on all distillation losses, which :class:`DistillWeightHook` sets; at 0 the teacher is not run."""
         with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
             self.distill_losses = _build_losses(distill_losses)
+            self.needs = needed_readings(self.distill_losses.values())
             try:
                 maps = matching_maps(config, self.teacher.model_config())
             except (TypeError, ValueError):
@@ -81,24 +83,29 @@ class Distiller(BaseModel):
             return self.student.loss(inputs, data_samples) | ({'loss_distill': rest} if rest else {})
         self._load_teacher()
         teacher_feats = self.teacher(inputs, data_samples)
-        with capture_output(getattr(self.student, self._maps_from)) as outputs:
+        with (capture_output(getattr(self.student, self._maps_from)) as outputs,
+              watch_head(self.student, self.needs) as head):
             student_losses = self.student.loss(inputs, data_samples)
-        student_feats, teacher_feats = self.connector(feature_maps(outputs[0]), teacher_feats)
-        return student_losses | self.distill(student_feats, teacher_feats, data_samples)
+        student_feats = feature_maps(outputs[0])
+        readings = head.read(student_feats, teacher_feats, self.teacher, data_samples)
+        student_feats, teacher_feats = self.connector(student_feats, teacher_feats)
+        return student_losses | self.distill(student_feats, teacher_feats, data_samples, readings)
 
-    def distill(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
-                data_samples: Sequence) -> dict[str, Tensor | list[Tensor]]:
+    def distill(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor], data_samples: Sequence,
+                readings: dict | None = None) -> dict[str, Tensor | list[Tensor]]:
         """Every term weighted, to train on, and raw, to read.
 
         Args:
             student_feats (Sequence[Tensor]): (N, C, H, W) per level.
             teacher_feats (Sequence[Tensor]): Of the same shapes, if any loss needs that.
             data_samples (Sequence): One per image.
+            readings (dict, optional): Of :mod:`mmgkd.readings`, those that any loss needs.
         """
         terms = {}
         rest = self._rest()
         for name, loss in self.distill_losses.items():
-            for term, values in loss(student_feats, teacher_feats, data_samples).items():
+            needed = {need: readings[need] for need in loss.needs}
+            for term, values in loss(student_feats, teacher_feats, data_samples, **needed).items():
                 factor = self.distill_weight * loss.weights[term]
                 terms[f'{name}_{term}'] = torch.stack([value.detach() for value in values]).sum()
                 terms[f'loss_{name}_{term}'] = [factor * value for value in values] + rest
@@ -131,7 +138,10 @@ class Distiller(BaseModel):
     def _load_teacher(self, weights: dict[str, Tensor] | None = None) -> None:
         if self._unready is not None:
             raise self._unready
-        self.teacher.load(self.data_preprocessor, weights, maps_from=self._teacher_maps_from)
+        if self.teacher.detector is None:
+            self.teacher.load(self.data_preprocessor, weights, maps_from=self._teacher_maps_from,
+                              with_head=bool(self.needs))
+            check_heads(self.student, self.teacher.detector, self.needs)
 
     def _rest(self) -> list[Tensor]:
         """A zero through whatever distillation trains: distributed training waits for each parameter's gradient."""

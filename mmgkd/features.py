@@ -4,11 +4,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ['NoMapsError', 'capture_output', 'feature_maps', 'map_strides', 'valid_cells']
+__all__ = ['Call', 'NoMapsError', 'capture_calls', 'capture_output', 'evaluating', 'feature_maps', 'map_strides',
+           'valid_cells']
 
 
 class NoMapsError(TypeError):
@@ -24,6 +26,40 @@ def capture_output(module: nn.Module) -> Iterator[list]:
         yield outputs
     finally:
         handle.remove()
+
+
+class Call(NamedTuple):
+    """A call of a module: which, what it was given by position, and what it returned."""
+    name: str
+    args: tuple
+    output: object
+
+
+@contextmanager
+def capture_calls(modules: dict[nn.Module, str]) -> Iterator[list[Call]]:
+    """Collect each call of the modules inside the context, in order, under the names given to them."""
+    calls: list[Call] = []
+    handles = [module.register_forward_hook(lambda module, args, output: calls.append(
+        Call(modules[module], args, output))) for module in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without gradient and in eval mode, so that nothing is drawn or counted; every part is as before afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    try:
+        with torch.no_grad():
+            for m, _ in modes:
+                m.training = False
+            yield
+    finally:
+        for m, mode in modes:
+            m.training = mode
 
 
 def feature_maps(output: object) -> tuple[Tensor, ...]:

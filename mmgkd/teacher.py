@@ -113,6 +113,14 @@ class Teacher:
         with torch.no_grad():
             return _maps(self.detector, self._maps_from, self._renormalize(inputs, data_samples))
 
+    def head_inputs(self, feats: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the head takes, from the maps of a call: those, or what a neck that gives no maps makes of them."""
+        neck = getattr(self.detector, 'neck', None)
+        if self._maps_from == 'neck' or neck is None:
+            return feats
+        with torch.no_grad():
+            return neck(feats)
+
 
 def _stay(detector: nn.Module, mode: bool = True) -> nn.Module:
     return detector

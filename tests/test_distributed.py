@@ -23,6 +23,9 @@ MODELS = {
     'conv': dict(teacher=WIDER),
     'conv with norm': dict(teacher=WIDER, connector=dict(type='NeckConnector', norm_cfg=dict(type='BN'))),
     'mask': dict(student=tiny('mask_rcnn'), teacher=WIDER),
+    'predictions': dict(teacher=WIDER, distill_losses=dict(kd=dict(type='KLLoss'), dist=dict(type='DISTLoss'))),
+    'box distributions': dict(student=tiny('gfl'), teacher=dict(config=tiny('gfl')), distill_losses=dict(
+        kd=dict(type='KLLoss'), ld=dict(type='LDLoss'))),
     'detr': dict(student=tiny('detr'), teacher=dict(config=tiny('detr'))),
 }
 STEPS = [(1., None), (.5, [0, 3]), (0., [2, 0]), (0., None)]

@@ -6,15 +6,39 @@ Where only torch is installed, copy this folder, or link to it, under a name of 
 from .attention import channel_attention, spatial_attention, uniform_weight
 from .channel_graph import channel_graph_terms, edge_loss, vertex_loss
 from .contrast import info_nce, unit_rows
+from .dist import dist_terms
 from .graph import affinity, correlation, nontrivial_laplacian, normalized_laplacian
+from .kl import kl_loss
+from .ld import ld_loss
 from .moments import Moments, moments
 from .neighbour_graph import knn_graph, prediction_graph, tag_convolution
 from .precision import float32_island
 from .spectral import rayleigh_loss, smallest_eigenpairs, spectral_projector, subspace_loss
 
 __all__ = [
-    'Moments', 'affinity', 'channel_attention', 'channel_graph_terms', 'correlation', 'edge_loss',
-    'float32_island', 'info_nce', 'knn_graph', 'moments', 'nontrivial_laplacian', 'normalized_laplacian',
-    'prediction_graph', 'rayleigh_loss', 'smallest_eigenpairs', 'spatial_attention', 'spectral_projector',
-    'subspace_loss', 'tag_convolution', 'uniform_weight', 'unit_rows', 'vertex_loss',
+    'Moments',
+    'affinity',
+    'channel_attention',
+    'channel_graph_terms',
+    'correlation',
+    'dist_terms',
+    'edge_loss',
+    'float32_island',
+    'info_nce',
+    'kl_loss',
+    'knn_graph',
+    'ld_loss',
+    'moments',
+    'nontrivial_laplacian',
+    'normalized_laplacian',
+    'prediction_graph',
+    'rayleigh_loss',
+    'smallest_eigenpairs',
+    'spatial_attention',
+    'spectral_projector',
+    'subspace_loss',
+    'tag_convolution',
+    'uniform_weight',
+    'unit_rows',
+    'vertex_loss',
 ]

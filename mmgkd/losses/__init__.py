@@ -1,10 +1,16 @@
 """Distillation losses, one file per paper: registered shells around :mod:`mmgkd.functional`."""
 from .base import DistillLoss
 from .channel_graph import ChannelGraphLoss
+from .dist import DISTLoss
 from .holistic_graph import HolisticGraphLoss
+from .kl import KLLoss
+from .ld import LDLoss
 
 __all__ = [
     'ChannelGraphLoss',
+    'DISTLoss',
     'DistillLoss',
     'HolisticGraphLoss',
+    'KLLoss',
+    'LDLoss',
 ]
