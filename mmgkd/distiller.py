@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .detectors import matching_maps, model_config
 from .features import capture_output, feature_maps
+from .gradient_rule import check_rules, fork_output, hold_down
 from .readings import check_heads, needed_readings, watch_head
 from .state import keep_plain_keys, plain_name
 from .student import inherit_weights, parse_inherit
@@ -51,8 +52,11 @@ class Distiller(BaseModel):
         self.inherit = parse_inherit(inherit)
         self.distill_weight = 1.
         """Factor on all distillation losses, which :class:`DistillWeightHook` sets; at 0 the teacher is not run."""
+        self.epoch, self.loss_scaler = 0, None
+        """What gradient rules go by; :class:`PrepareLossesHook` sets them."""
         with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
             self.distill_losses = _build_losses(distill_losses)
+            self._rule = check_rules(self.distill_losses)
             self.needs = needed_readings(self.distill_losses.values())
             try:
                 maps = matching_maps(config, self.teacher.model_config())
@@ -83,16 +87,20 @@ class Distiller(BaseModel):
             return self.student.loss(inputs, data_samples) | ({'loss_distill': rest} if rest else {})
         self._load_teacher()
         teacher_feats = self.teacher(inputs, data_samples)
-        with (capture_output(getattr(self.student, self._maps_from)) as outputs,
+        maps_from = getattr(self.student, self._maps_from)
+        with (capture_output(maps_from) as outputs, fork_output(self, maps_from) as forks,
               watch_head(self.student, self.needs) as head):
             student_losses = self.student.loss(inputs, data_samples)
         student_feats = feature_maps(outputs[0])
         readings = head.read(student_feats, teacher_feats, self.teacher, data_samples)
+        limited_feats = self.connector(forks, teacher_feats)[0] if forks else None
         student_feats, teacher_feats = self.connector(student_feats, teacher_feats)
-        return student_losses | self.distill(student_feats, teacher_feats, data_samples, readings)
+        terms = self.distill(student_feats, teacher_feats, data_samples, readings, limited_feats)
+        return hold_down(self, student_losses, terms)
 
     def distill(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor], data_samples: Sequence,
-                readings: dict | None = None) -> dict[str, Tensor | list[Tensor]]:
+                readings: dict | None = None,
+                limited_feats: Sequence[Tensor] | None = None) -> dict[str, Tensor | list[Tensor]]:
         """Every term weighted, to train on, and raw, to read.
 
         Args:
@@ -100,12 +108,14 @@ class Distiller(BaseModel):
             teacher_feats (Sequence[Tensor]): Of the same shapes, if any loss needs that.
             data_samples (Sequence): One per image.
             readings (dict, optional): Of :mod:`mmgkd.readings`, those that any loss needs.
+            limited_feats (Sequence[Tensor], optional): The student's once more, for losses of ``feature`` rule.
         """
         terms = {}
         rest = self._rest()
         for name, loss in self.distill_losses.items():
             needed = {need: readings[need] for need in loss.needs}
-            for term, values in loss(student_feats, teacher_feats, data_samples, **needed).items():
+            feats = limited_feats if limited_feats and loss.gradient_rule == 'feature' else student_feats
+            for term, values in loss(feats, teacher_feats, data_samples, **needed).items():
                 factor = self.distill_weight * loss.weights[term]
                 terms[f'{name}_{term}'] = torch.stack([value.detach() for value in values]).sum()
                 terms[f'loss_{name}_{term}'] = [factor * value for value in values] + rest
@@ -143,10 +153,21 @@ class Distiller(BaseModel):
                               with_head=bool(self.needs))
             check_heads(self.student, self.teacher.detector, self.needs)
 
+    def read_teacher(self, data: dict) -> tuple[list[Tensor], Sequence]:
+        """The teacher's maps at the levels that losses get, and the samples, of a batch of the data loader."""
+        self._load_teacher()
+        batch = self.data_preprocessor(data, True)
+        feats = self.teacher(batch['inputs'], batch['data_samples'])
+        return [feats[i] for i in self.connector.teacher_levels], batch['data_samples']
+
+    def own_parameters(self) -> list[Tensor]:
+        """What distillation trains beside the student."""
+        return [p for module in (self.connector, self.distill_losses) if module
+                for p in module.parameters() if p.requires_grad]
+
     def _rest(self) -> list[Tensor]:
         """A zero through whatever distillation trains: distributed training waits for each parameter's gradient."""
-        own = [p.sum() for module in (self.connector, self.distill_losses) if module
-               for p in module.parameters() if p.requires_grad]
+        own = [p.sum() for p in self.own_parameters()]
         return [sum(own) * 0] if own else []
 
     def __getattr__(self, name: str):

@@ -81,14 +81,22 @@ class DistillWeightHook(Hook):
 class PrepareLossesHook(Hook):
     """Before the first iteration, lets each loss do what it has to, such as training an estimator on the teacher.
 
+    It also tells the distiller what a gradient rule goes by: the epoch, and the loss scaler of mixed precision.
+
     Raises:
         TypeError: The model is not a :class:`Distiller`.
     """
 
     def before_train(self, runner) -> None:
         """Call each loss's ``before_training``; a resumed run has loaded its state by then."""
-        for loss in _distiller(runner, self).distill_losses.values():
+        model = _distiller(runner, self)
+        model.loss_scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        for loss in model.distill_losses.values():
             loss.before_training(runner)
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
+        """Set the epoch, also where training is counted in iterations."""
+        _distiller(runner, self).epoch = runner.iter // len(runner.train_dataloader)
 
 
 def _distiller(runner, hook: Hook):

@@ -4,7 +4,9 @@ Python imports a package before what is in it, so ``import mmgkd.functional`` ne
 Where only torch is installed, copy this folder, or link to it, under a name of its own: it needs nothing around it.
 """
 from .attention import channel_attention, spatial_attention, uniform_weight
+from .attention_graph import attend, attention_logits, graph_kl, keep_heads, vector_distance
 from .channel_graph import channel_graph_terms, edge_loss, vertex_loss
+from .compression import aligned_vectors, mean_vectors, principal_vectors
 from .contrast import info_nce, unit_rows
 from .dist import dist_terms
 from .graph import affinity, correlation, nontrivial_laplacian, normalized_laplacian
@@ -18,20 +20,27 @@ from .spectral import rayleigh_loss, smallest_eigenpairs, spectral_projector, su
 __all__ = [
     'Moments',
     'affinity',
+    'aligned_vectors',
+    'attend',
+    'attention_logits',
     'channel_attention',
     'channel_graph_terms',
     'correlation',
     'dist_terms',
     'edge_loss',
     'float32_island',
+    'graph_kl',
     'info_nce',
+    'keep_heads',
     'kl_loss',
     'knn_graph',
     'ld_loss',
+    'mean_vectors',
     'moments',
     'nontrivial_laplacian',
     'normalized_laplacian',
     'prediction_graph',
+    'principal_vectors',
     'rayleigh_loss',
     'smallest_eigenpairs',
     'spatial_attention',
@@ -40,5 +49,6 @@ __all__ = [
     'tag_convolution',
     'uniform_weight',
     'unit_rows',
+    'vector_distance',
     'vertex_loss',
 ]

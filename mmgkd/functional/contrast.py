@@ -17,7 +17,7 @@ SCORES = 2 ** 25
 def unit_rows(x: Tensor) -> Tensor:
     """Rows (N, D) of length one; a row shorter than 1e-12 becomes zero, and so does its gradient."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # (N, 1)
-    return torch.where(length > EPS, x / length.clamp(min=EPS), 0)
+    return torch.where(length <= EPS, 0, x / length.clamp(min=EPS))  # nan stays nan
 
 
 def info_nce(anchor: Tensor, positive: Tensor, negatives: Tensor, counts: Tensor | None = None, *,

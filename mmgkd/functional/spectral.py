@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from .graph import BEYOND
 from .precision import float32_island
 
-__all__ = ['rayleigh_loss', 'smallest_eigenpairs', 'spectral_projector', 'subspace_loss']
+__all__ = ['GAP', 'eigh_or_nan', 'rayleigh_loss', 'smallest_eigenpairs', 'spectral_projector', 'subspace_loss']
 
 GAP = 1e-4
 """Gaps between a kept and a dropped eigenvalue are blurred by it: 1 / gap becomes gap / (gap^2 + GAP^2), which no
@@ -31,7 +31,7 @@ def smallest_eigenpairs(laplacian: Tensor, r: int) -> tuple[Tensor, Tensor]:
     """
     _check_rank(laplacian, r)
     with torch.no_grad():
-        values, vectors = (x[..., :r] for x in _eigh(laplacian))
+        values, vectors = (x[..., :r] for x in eigh_or_nan(laplacian))
         inside = values < (2 + BEYOND) / 2
         return values * inside, vectors * inside.unsqueeze(-2)
 
@@ -89,7 +89,7 @@ class _Projector(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, laplacian, r):
-        values, vectors = _eigh(laplacian)
+        values, vectors = eigh_or_nan(laplacian)
         ctx.save_for_backward(values, vectors)
         ctx.r = r
         kept = vectors[..., :r]
@@ -110,11 +110,11 @@ class _Projector(torch.autograd.Function):
             return vectors @ (inner * inverse * sign) @ vectors.mT, None
 
 
-def _eigh(laplacian: Tensor) -> tuple[Tensor, Tensor]:
+def eigh_or_nan(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors; of a matrix that is not finite, nan, where ``eigh`` itself would raise: a loss
     scaler skips a step of nan, but no step survives an exception."""
-    values, vectors = torch.linalg.eigh(laplacian.nan_to_num(0, 0, 0))
-    poison = (laplacian * 0).sum((-2, -1))  # (N,), zero or nan
+    values, vectors = torch.linalg.eigh(matrix.nan_to_num(0, 0, 0))
+    poison = (matrix * 0).sum((-2, -1))  # (N,), zero or nan
     return values + poison[..., None], vectors + poison[..., None, None]
 
 

@@ -1,4 +1,5 @@
 """Distillation losses, one file per paper: registered shells around :mod:`mmgkd.functional`."""
+from .attention_graph import AttentionGraphLoss
 from .base import DistillLoss
 from .channel_graph import ChannelGraphLoss
 from .dist import DISTLoss
@@ -7,6 +8,7 @@ from .kl import KLLoss
 from .ld import LDLoss
 
 __all__ = [
+    'AttentionGraphLoss',
     'ChannelGraphLoss',
     'DISTLoss',
     'DistillLoss',

@@ -24,6 +24,9 @@ class DistillLoss(nn.Module, ABC):
     needs: tuple[str, ...] = ()
     """What :meth:`forward` takes, by keyword, beside maps and samples: names of :data:`mmgkd.readings.READINGS`."""
 
+    gradient_rule = 'none'
+    """How its gradient is held below that of the student's own losses, one of :data:`mmgkd.gradient_rule.RULES`."""
+
     def prepare(self, student_shapes: Sequence[tuple[int, int, int]],
                 teacher_shapes: Sequence[tuple[int, int, int]]) -> None:
         """Make the parts that are learned. The distiller calls it once, when the shapes are known.

@@ -1,0 +1,8 @@
+# MHGD: attention graphs, Lee and Song, BMVC 2019, the method alone: a pair config adds the student, the teacher and the data.
+# The paper is about classifiers. Instances, layer norms, the mean over nodes and the cheap gradient rule are for detectors.
+custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
+
+distill_losses = dict(mhgd=dict(
+    type='AttentionGraphLoss', nodes='instances', compress='svd', num_heads=8, norm='layer', reduction='mean',
+    gradient_rule='feature', loss_weight=1., estimator_iters=2000))
+distill_hooks = [dict(type='PrepareLossesHook')]  # trains the attention heads on the teacher before the first iteration
