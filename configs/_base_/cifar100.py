@@ -7,11 +7,11 @@ train_pipeline = [
 test_pipeline = [dict(type='mmgkd.PackClsInputs')]
 train_dataloader = dict(
     batch_size=64, num_workers=4, persistent_workers=True, drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='mmgkd.stack_images'), sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='mmgkd.CIFAR100', data_root='data/cifar100', split='train', pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=200, num_workers=2, persistent_workers=True, drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='mmgkd.stack_images'), sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmgkd.CIFAR100', data_root='data/cifar100', split='test', test_mode=True,
                  pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -6,11 +6,11 @@ train_pipeline = [
 test_pipeline = [dict(type='mmgkd.PackClsInputs')]
 train_dataloader = dict(
     batch_size=32, num_workers=0, drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='mmgkd.stack_images'), sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(type='mmgkd.DigitsImages', split='train', pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=200, num_workers=0, drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    collate_fn=dict(type='mmgkd.stack_images'), sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(type='mmgkd.DigitsImages', split='test', test_mode=True, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='mmgkd.Accuracy', topk=(1, 5))

@@ -8,9 +8,10 @@ from .datasets import CIFAR10, CIFAR100, DigitsImages
 from .head import LinearHead
 from .metrics import Accuracy
 from .samples import ClsDataSample
-from .transforms import PackClsInputs, PadRandomCrop
+from .transforms import PackClsInputs, PadRandomCrop, stack_images
 
 __all__ = [
     'Accuracy', 'CIFAR10', 'CIFAR100', 'CifarMobileNetV2', 'CifarResNet', 'CifarShuffleNetV2', 'CifarVGG',
     'Classifier', 'ClsDataSample', 'DigitsImages', 'LinearHead', 'PackClsInputs', 'PadRandomCrop', 'WideResNet',
+    'stack_images',
 ]

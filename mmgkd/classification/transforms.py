@@ -1,16 +1,18 @@
-"""Steps of a classifier's data pipeline that MMCV lacks."""
+"""Steps of a classifier's data pipeline that MMCV and MMEngine lack."""
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.registry import TRANSFORMS
+from mmengine.registry import FUNCTIONS
 
 from .samples import ClsDataSample
 
-__all__ = ['PackClsInputs', 'PadRandomCrop']
+__all__ = ['PackClsInputs', 'PadRandomCrop', 'stack_images']
 
 
 @TRANSFORMS.register_module()
@@ -39,7 +41,7 @@ class PadRandomCrop(BaseTransform):
         img, pad = results['img'], self.padding
         height, width = img.shape[:2]
         top, left = self._offset()
-        padded = np.pad(img, ((pad, pad), (pad, pad), (0, 0)), mode=self.pad_mode)
+        padded = mmcv.impad(img, padding=pad, padding_mode=self.pad_mode)
         results['img'] = padded[top:top + height, left:left + width]
         return results
 
@@ -69,3 +71,14 @@ class PackClsInputs(BaseTransform):
 
     def __repr__(self) -> str:
         return f'PackClsInputs(meta_keys={self.meta_keys})'
+
+
+@FUNCTIONS.register_module()
+def stack_images(batch: Sequence[dict]) -> dict:
+    """A batch of packed images of one size, as ``collate_fn``: they are moved and normalised at once, as one tensor.
+
+    Args:
+        batch (Sequence[dict]): What :class:`PackClsInputs` gives, one per image.
+    """
+    return dict(inputs=torch.stack([item['inputs'] for item in batch]),  # (N, C, H, W)
+                data_samples=[item['data_samples'] for item in batch])

@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 import torch
-from mmdet.registry import METRICS, TRANSFORMS
+from mmdet.registry import METRICS, MODELS, TRANSFORMS
+from mmengine.dataset import pseudo_collate
 
-from mmgkd.classification import Accuracy, ClsDataSample, PackClsInputs, PadRandomCrop
+from mmgkd.classification import Accuracy, ClsDataSample, PackClsInputs, PadRandomCrop, stack_images
 
 
 def image(height=6, width=5, seed=0):
@@ -63,6 +64,15 @@ def test_flips_reach_the_packed_image():
 def test_transforms_print_their_options():
     assert repr(PadRandomCrop(padding=2)) == "PadRandomCrop(padding=2, pad_mode='constant')"
     assert 'sample_idx' in repr(PackClsInputs())
+
+
+def test_a_stacked_batch_is_preprocessed_like_a_list():
+    items = [PackClsInputs()(dict(img=image(seed=i), gt_label=i, sample_idx=i)) for i in range(3)]
+    preprocessor = MODELS.build(dict(type='ImgDataPreprocessor', mean=[100., 90., 80.], std=[50.] * 3, bgr_to_rgb=True))
+    stacked, listed = preprocessor(stack_images(items)), preprocessor(pseudo_collate(items))
+    assert torch.equal(stacked['inputs'], listed['inputs'])
+    for got, want in zip(stacked['data_samples'], listed['data_samples'], strict=True):
+        assert (got.gt_label, got.metainfo) == (want.gt_label, want.metainfo)
 
 
 # ---- accuracy
