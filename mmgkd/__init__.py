@@ -6,7 +6,8 @@ check_environment()
 
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
-from . import losses  # noqa: E402
+from . import classification, losses  # noqa: E402
+from .classification import *  # noqa: E402, F403
 from .connectors import NeckConnector  # noqa: E402
 from .distiller import Distiller  # noqa: E402
 from .hooks import DistillWeightHook, PrepareLossesHook  # noqa: E402
@@ -18,5 +19,6 @@ register_torchvision_scheme()
 MODULE2PACKAGE.setdefault('mmgkd', 'mmgkd')  # so that configs can name bases and models 'mmgkd::folder/name.py'
 
 __all__ = [
-    'DistillWeightHook', 'Distiller', 'NeckConnector', 'PrepareLossesHook', 'Teacher', '__version__', *losses.__all__,
+    'DistillWeightHook', 'Distiller', 'NeckConnector', 'PrepareLossesHook', 'Teacher', '__version__',
+    *classification.__all__, *losses.__all__,
 ]

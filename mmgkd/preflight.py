@@ -13,7 +13,7 @@ from .detectors import model_config
 from .pretrained import backbone_addresses
 from .teacher import Teacher
 
-__all__ = ['InputError', 'check_testing', 'check_training', 'innermost', 'read_config']
+__all__ = ['InputError', 'check_testing', 'check_training', 'innermost', 'is_classifier', 'read_config']
 
 
 class InputError(Exception):
@@ -88,6 +88,15 @@ def innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield dataset
 
 
+def is_classifier(cfg: Config) -> bool:
+    """Whether the model, or the student in it, sorts images into classes and finds no boxes.
+
+    Raises:
+        InputError: There is no telling, for want of the student's config.
+    """
+    return 'head' in _student(cfg)
+
+
 def _student(cfg: Config) -> ConfigDict:
     if cfg.model.type != 'Distiller':
         return cfg.model
@@ -116,6 +125,11 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
             if path and '://' not in path and not os.path.exists(path):
                 raise InputError(f'{loader}: no {path!r} ({name} of {part.type}, looked in {os.getcwd()}). '
                                  'data/README.md says where each data set belongs; a link to it will do')
+        if hasattr(DATASETS.get(part.type), 'check_files'):  # one that knows itself what it needs
+            try:
+                DATASETS.build(dict(part, lazy_init=True)).check_files()
+            except Exception as error:
+                raise InputError(f'{loader}: {error}') from error
         known = {**getattr(DATASETS.get(part.type), 'METAINFO', {}), **(part.get('metainfo') or {})}
         classes = known.get('thing_classes') or known.get('classes')
         for where, count in _class_counts(student):
@@ -134,8 +148,11 @@ def _check_metric(cfg: Config, name: str) -> None:
 
 
 def _class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:
-    """The ``num_classes`` of a detector's box heads: other heads may know other classes, stuff or objects alone."""
-    for key in ('roi_head', 'bbox_head'):
+    """The ``num_classes`` of a classifier's head or a detector's box heads.
+
+    A detector's other heads may know other classes, stuff or objects alone.
+    """
+    for key in ('head', 'roi_head', 'bbox_head'):
         heads = model.get(key) or ()
         for i, head in enumerate([heads] if isinstance(heads, dict) else heads):
             name = f'{where}.{key}' if isinstance(heads, dict) else f'{where}.{key}[{i}]'

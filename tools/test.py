@@ -1,4 +1,4 @@
-"""Test a detector, plain or distilled: python tools/test.py CONFIG CHECKPOINT.
+"""Test a detector or a classifier, plain or distilled: python tools/test.py CONFIG CHECKPOINT.
 
 A distilled student is tested alone: neither its teacher's config nor its weights need be there.
 """
@@ -12,7 +12,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from mmgkd.preflight import InputError, check_testing, innermost, read_config
+from mmgkd.preflight import InputError, check_testing, innermost, is_classifier, read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,6 +40,13 @@ def configure(args: argparse.Namespace) -> Config:
     cfg = read_config(args.config, args.cfg_options, args.work_dir, args.launcher)
     cfg.load_from = args.checkpoint
     cfg.resume = False
+    if is_classifier(cfg):
+        if args.show or args.show_dir:
+            raise InputError('--show and --show-dir draw boxes, and a classifier finds none: --out FILE.pkl writes '
+                             'its predictions')
+        if args.tta and 'tta_model' not in cfg:
+            raise InputError('--tta merges the boxes of flipped images, and a classifier finds none: give the config '
+                             'a tta_model and a tta_pipeline of your own')
     if args.show or args.show_dir:
         cfg = trigger_visualization_hook(cfg, args)
     return cfg

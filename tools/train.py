@@ -1,4 +1,4 @@
-"""Train a detector, plain or distilled: python tools/train.py CONFIG."""
+"""Train a detector or a classifier, plain or distilled: python tools/train.py CONFIG."""
 from __future__ import annotations
 
 import argparse

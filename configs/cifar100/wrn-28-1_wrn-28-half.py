@@ -1,0 +1,12 @@
+# The pair of Lassance et al., on CIFAR-100: WRN-28-1 teaches WRN-28-0.5.
+# The method is any file of ../_base_/classification.
+_base_ = ['./wrn-28-half.py', '../_base_/classification/gkd.py']
+
+model = dict(
+    _delete_=True,
+    type='Distiller',
+    student=_base_.model,
+    teacher=dict(config='{{ fileDirname }}/wrn-28-1.py', checkpoint='work_dirs/cifar100_wrn-28-1/epoch_200.pth'),
+    distill_losses=_base_.distill_losses)
+custom_hooks = _base_.distill_hooks
+work_dir = 'work_dirs/cifar100_wrn-28-1_wrn-28-half'
