@@ -76,22 +76,20 @@ class ImageNodes:
 
     Args:
         pool (bool): The mean over cells (True), or all cells with zeros on padding (False).
-        flat (bool): All cells in one feature, or as a set of cells (False).
     """
 
-    def __init__(self, *, pool: bool = True, flat: bool = True) -> None:
-        self.pool, self.flat = pool, flat
+    def __init__(self, *, pool: bool = True) -> None:
+        self.pool = pool
 
     def __call__(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                  data_samples: Sequence | None = None) -> list[Nodes]:
-        """(1, N, C), or (1, N, C * H * W), or (1, N, H * W, C), per level."""
+        """(1, N, C), or (1, N, C * H * W), per level."""
         return _per_level(self._images, student_feats, teacher_feats, data_samples)
 
     def _images(self, feat: Tensor, valid: Tensor | None) -> Tensor:
         if self.pool:
             return _grid_means(feat, valid, (1, 1))[0].transpose(0, 1)
-        feat = feat if valid is None else feat * valid.unsqueeze(1)
-        return (feat.flatten(1) if self.flat else feat.flatten(2).mT).unsqueeze(0)
+        return (feat if valid is None else feat * valid.unsqueeze(1)).flatten(1).unsqueeze(0)
 
 
 class InstanceNodes:

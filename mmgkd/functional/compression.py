@@ -23,6 +23,8 @@ by one, a hundred times slower. Of those only the leading eigenvectors are found
 BLOCK = 16
 """Vectors that are iterated for."""
 ITERATIONS = 24
+NOISE = 1000
+"""Squared singular values below so many roundings of their sum have no vector: it would be off by a thousandth or more."""
 SHIFT = 1e-12
 """Added to what is decomposed by Cholesky, relative to its trace."""
 
@@ -139,7 +141,7 @@ def _right_singular(x: Tensor, gram: Tensor, size: Tensor, r: int) -> tuple[Tens
     vectors = vectors.to(x.dtype)
     if gram.shape[-1] < x.shape[2]:
         vectors = x.mT @ vectors  # (V, C, r)
-    alive = (values > 100 * torch.finfo(x.dtype).eps) & (size > 0)
+    alive = (values > NOISE * torch.finfo(x.dtype).eps) & (size > 0)
     return torch.where(alive, values, values * 0), unit_rows(vectors.mT).mT * alive.unsqueeze(-2)
 
 

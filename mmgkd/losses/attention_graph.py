@@ -13,10 +13,11 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from ..checkpoint import load_weights
+from ..features import valid_cells
 from ..functional import aligned_vectors, graph_kl, mean_vectors, principal_vectors
 from ..functional.attention_graph import REDUCTIONS
 from ..gradient_rule import RULES
-from ..nodes import ImageNodes, InstanceNodes, instance_boxes
+from ..nodes import InstanceNodes, instance_boxes
 from .attention_estimator import NORMS, AttentionEstimator, train_estimator
 from .base import DistillLoss
 
@@ -80,8 +81,7 @@ class AttentionGraphLoss(DistillLoss):
         self.options = dict(tanh=tanh, reduction=reduction)
         self.gradient_rule = gradient_rule
         self.instances, self.compress, self.max_nodes = nodes == 'instances', compress, max_nodes
-        self.nodes = InstanceNodes(pool=False, every_level=True) if self.instances else ImageNodes(
-            pool=False, flat=False)
+        self.boxes = InstanceNodes(pool=False, every_level=True, max_per_image=max_nodes)
         self.heads = dict(num_heads=num_heads, norm=norm)
         self.stored, self.epochs, self.iters, self.lr = estimator, estimator_epochs, estimator_iters, estimator_lr
         self._ready = False
@@ -106,10 +106,10 @@ class AttentionGraphLoss(DistillLoss):
                                "'PrepareLossesHook') to custom_hooks (distill_hooks of configs/_base_/mhgd.py)")
         self._ready = True
         students, teachers = [], []
-        for nodes in self._nodes(student_feats, teacher_feats, data_samples):
-            teachers.append(self._teacher_vectors(nodes.teacher[0]))
-            students.append(mean_vectors(nodes.student[0]) if self.compress == 'mean'
-                            else aligned_vectors(nodes.student[0], teachers[-1]))
+        for student, teacher in self._nodes(student_feats, teacher_feats, data_samples):
+            teachers.append(self._teacher_vectors(teacher))
+            students.append(mean_vectors(student) if self.compress == 'mean'
+                            else aligned_vectors(student, teachers[-1]))
         graphs = [self.estimator.logits(vectors) for vectors in (students, teachers)]
         values = [graph_kl(s, t, **self.options) for s, t in zip(*graphs, strict=True)]
         share = 1 / len(values) if self.options['reduction'] == 'mean' else 1
@@ -124,12 +124,14 @@ class AttentionGraphLoss(DistillLoss):
         else:
             self._train(runner)
 
-    def _nodes(self, student_feats, teacher_feats, data_samples) -> list:
-        """Per level, with (1, V, P, C) of student and teacher."""
+    def _nodes(self, student_feats, teacher_feats, data_samples) -> list[tuple[Tensor, Tensor]]:
+        """(V, P, C) of student and teacher, per level."""
         if not self.instances:
-            return self.nodes(student_feats, teacher_feats, data_samples)
+            return list(zip(*(_image_cells(feats, data_samples) for feats in (
+                student_feats, [x.detach() for x in teacher_feats])), strict=True))
         boxes = _spread([boxes for boxes, _ in instance_boxes(data_samples)], self.max_nodes)
-        return self.nodes(student_feats, teacher_feats, data_samples, boxes)
+        found = self.boxes(student_feats, teacher_feats, data_samples, boxes)
+        return [(nodes.student[0], nodes.teacher[0]) for nodes in found]
 
     def _teacher_vectors(self, nodes: Tensor) -> Tensor:
         """(V, C) unit vectors of (V, P, C)."""
@@ -160,7 +162,7 @@ class AttentionGraphLoss(DistillLoss):
             for batch in _batches(runner.train_loop):
                 with torch.no_grad(), runner.optim_wrapper.optim_context(runner.model):
                     feats, samples = distiller.read_teacher(batch)
-                    found = [self._teacher_vectors(nodes.teacher[0]) for nodes in self._nodes(feats, feats, samples)]
+                    found = [self._teacher_vectors(x) for _, x in self._nodes(feats, feats, samples)]
                 yield found
         train_estimator(self.estimator, vectors(), iterations, lr=self.lr)
         master_only(torch.save)(dict(state_dict=self.estimator.state_dict()), path)
@@ -175,6 +177,12 @@ def _batches(loop) -> Iterator:
             if hasattr(sampler, 'set_epoch'):
                 sampler.set_epoch(epoch)
         yield from loop.dataloader
+
+
+def _image_cells(feats: Sequence[Tensor], data_samples: Sequence | None) -> list[Tensor]:
+    """(N, H * W, C) per level, zero on padding, which changes no direction."""
+    return [(feat if valid is None else feat * valid.unsqueeze(1)).flatten(2).mT
+            for feat, valid in zip(feats, valid_cells(feats, data_samples), strict=True)]
 
 
 def _spread(boxes: list[Tensor], most: int) -> list[Tensor]:
