@@ -12,11 +12,13 @@ import torch.nn.functional as F
 from mmcv.ops import roi_align
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from .features import map_strides, valid_cells
+from .functional.precision import working_dtype
 
-__all__ = ['SOURCES', 'ChannelNodes', 'GridNodes', 'ImageNodes', 'InstanceNodes', 'Nodes', 'instance_boxes',
-           'node_source']
+__all__ = ['SOURCES', 'ChannelNodes', 'GridNodes', 'ImageNodes', 'InstanceNodes', 'Nodes', 'box_rois',
+           'instance_boxes', 'node_source', 'read_rois']
 
 
 class Nodes(NamedTuple):
@@ -26,7 +28,7 @@ class Nodes(NamedTuple):
         student (Tensor): (B, V, D) features, or (B, V, P, D) where a node is a set of P cells.
         teacher (Tensor): The same, D may differ; without gradient.
         valid (Tensor, optional): (B, V) bool, False where a graph has fewer nodes than others; ``None`` for no such.
-        labels (Tensor, optional): (B, V) classes of instances.
+        labels (Tensor, optional): (B, V) classes of instances or images.
     """
     student: Tensor
     teacher: Tensor
@@ -36,6 +38,12 @@ class Nodes(NamedTuple):
 
 class ChannelNodes:
     """One graph per image and level, of its channels; a feature for each cell, zero on padding."""
+
+    same_shape = True
+    """Whether the maps must have one shape: channel i of the student has to be channel i of the teacher."""
+
+    labelled = False
+    """Whether nodes can have labels."""
 
     def __call__(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                  data_samples: Sequence | None = None) -> list[Nodes]:
@@ -51,6 +59,8 @@ class GridNodes:
         size (int): Rows and columns of the grid; fewer where a map has fewer.
     """
 
+    same_shape = labelled = False
+
     def __init__(self, *, size: int = 8) -> None:
         _at_least_one('size', size)
         self.size = size
@@ -64,7 +74,8 @@ class GridNodes:
             grid = [min(self.size, *sides) for sides in zip(student.shape[2:], teacher.shape[2:], strict=True)]
             s, valid_s = _grid_means(student, mask_s, grid)
             t, valid_t = _grid_means(teacher.detach(), mask_t, grid)
-            nodes.append(Nodes(s, t, None if valid_s is None or valid_t is None else valid_s & valid_t))
+            nodes.append(Nodes(s, t, valid_s & valid_t if valid_s is not None and valid_t is not None
+                               else valid_t if valid_s is None else valid_s))
         return nodes
 
 
@@ -78,13 +89,18 @@ class ImageNodes:
         pool (bool): The mean over cells (True), or all cells with zeros on padding (False).
     """
 
+    same_shape, labelled = False, True
+
     def __init__(self, *, pool: bool = True) -> None:
         self.pool = pool
 
     def __call__(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                  data_samples: Sequence | None = None) -> list[Nodes]:
-        """(1, N, C), or (1, N, C * H * W), per level."""
-        return _per_level(self._images, student_feats, teacher_feats, data_samples)
+        """(1, N, C), or (1, N, C * H * W), per level; with labels where the samples have a ``gt_label``."""
+        labels = torch.stack([sample.gt_label.reshape(()) for sample in data_samples]).unsqueeze(0) \
+            if data_samples and all('gt_label' in sample for sample in data_samples) else None  # (1, N)
+        return [nodes._replace(labels=labels) for nodes
+                in _per_level(self._images, student_feats, teacher_feats, data_samples)]
 
     def _images(self, feat: Tensor, valid: Tensor | None) -> Tensor:
         if self.pool:
@@ -95,24 +111,23 @@ class ImageNodes:
 class InstanceNodes:
     """The ground-truth boxes of a batch, RoIAligned from the level that fits each, alike in student and teacher.
 
-    The level is that of FPN (Lin et al., CVPR 2017, equation 1): a box whose side is ``cells`` to twice ``cells``
-    cells of the finest map is read there, one twice as large from the next.
-
     Args:
         output_size (int): Rows and columns that are sampled in a box.
         pool (bool): The mean over them (True), or all of them, (B, V, output_size ** 2, C) (False).
         per_image (bool): A graph per image, of as many nodes as the fullest one has boxes, or one graph of all.
         every_level (bool): Each level in turn reads all boxes, one ``Nodes`` per level, instead of one in all.
-        cells (int): See above; 14 is FPN's 224 pixels at level 4.
+        cells (int): See :func:`read_rois`.
         max_per_image (int): Of more boxes in one image, so many are taken, evenly spread over the list.
     """
+
+    same_shape, labelled = False, True
 
     def __init__(self, *, output_size: int = 7, pool: bool = True, per_image: bool = False,
                  every_level: bool = False, cells: int = 14, max_per_image: int = 128) -> None:
         for name, value in dict(output_size=output_size, cells=cells, max_per_image=max_per_image).items():
             _at_least_one(name, value)
-        self.output_size, self.pool, self.per_image, self.every_level = output_size, pool, per_image, every_level
-        self.cells, self.max_per_image = cells, max_per_image
+        self.reading = dict(output_size=output_size, pool=pool, cells=cells)
+        self.per_image, self.every_level, self.max_per_image = per_image, every_level, max_per_image
 
     def __call__(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                  data_samples: Sequence | None = None, boxes: Sequence[Tensor] | None = None) -> list[Nodes]:
@@ -123,51 +138,28 @@ class InstanceNodes:
             teacher_feats (Sequence[Tensor]): (N, C, H, W) per level.
             data_samples (Sequence): One per image, with ``gt_instances``.
             boxes (Sequence[Tensor], optional): (K, 4) per image, x1, y1, x2, y2 in pixels of the batch, instead of
-                the ground truth.
+                the ground truth; they have no labels.
 
         Raises:
             ValueError: The samples have no boxes.
         """
         given = instance_boxes(data_samples) if boxes is None else [(b, None) for b in boxes]
-        given = [_spread(b, y, self.max_per_image) for b, y in given]
-        counts = [len(b) for b, _ in given]
-        device = student_feats[0].device
-        images = torch.arange(len(given), device=device).repeat_interleave(torch.tensor(counts, device=device))
-        rois = torch.cat([images.unsqueeze(1), torch.cat([b for b, _ in given])], 1)  # (K, 5)
-        labels = None if given[0][1] is None else torch.cat([y for _, y in given])  # (K,)
-        groups = [[i] for i in range(len(student_feats))] if self.every_level else [range(len(student_feats))]
-        return [self._arrange(*(self._read([feats[i] for i in group], rois, data_samples)
+        boxes, labels = zip(*(_spread(b, y, self.max_per_image) for b, y in given), strict=True)
+        counts, rois = [len(b) for b in boxes], box_rois(boxes)
+        labels = None if labels[0] is None else torch.cat(labels)  # (K,)
+        levels = [slice(i, i + 1) for i in range(len(student_feats))] if self.every_level else [slice(None)]
+        return [self._arrange(*(read_rois(feats[level], rois, data_samples, **self.reading)
                                 for feats in (student_feats, [t.detach() for t in teacher_feats])), labels, counts)
-                for group in groups]
-
-    def _read(self, feats: list[Tensor], rois: Tensor, data_samples: Sequence) -> Tensor:
-        """(K, C) or (K, P, C), from the levels given."""
-        strides = map_strides(feats, data_samples)
-        dtype = torch.float64 if feats[0].dtype == torch.float64 else torch.float32  # RoIAlign has no half on CPUs
-        sides = (rois[:, 3:] - rois[:, 1:3]).clamp(min=0).prod(1).sqrt()  # (K,) pixels
-        level = (sides / (self.cells * strides[0]) + 1e-6).log2().floor().clamp(0, len(feats) - 1)  # (K,)
-        found, order = [], []
-        for i, (feat, stride) in enumerate(zip(feats, strides, strict=True)):
-            index = (level == i).nonzero().squeeze(1)  # (K_i,)
-            if len(index):
-                crops = roi_align(feat.to(dtype), rois[index].to(dtype), self.output_size, 1 / stride, 0, 'avg', True)
-                found.append(crops.mean((2, 3)) if self.pool else crops.flatten(2).mT)  # (K_i, C) or (K_i, P, C)
-                order.append(index)
-        if not found:  # connected to the maps all the same
-            cells = () if self.pool else (self.output_size ** 2,)
-            return feats[0].to(dtype).sum() * feats[0].new_zeros((0, *cells, feats[0].shape[1]), dtype=dtype)
-        return torch.cat(found)[torch.cat(order).argsort()]
+                for level in levels]
 
     def _arrange(self, student: Tensor, teacher: Tensor, labels: Tensor | None, counts: list[int]) -> Nodes:
+        every = [student, teacher] + ([] if labels is None else [labels])
         if not self.per_image:
-            return Nodes(student.unsqueeze(0), teacher.unsqueeze(0), None, None if labels is None else labels[None])
-        valid = torch.arange(max(counts), device=student.device) < torch.tensor(
-            counts, device=student.device).unsqueeze(1)  # (N, V)
-
-        def spread(x: Tensor) -> Tensor:
-            return torch.stack([F.pad(part, (0, 0) * (part.dim() - 1) + (0, max(counts) - len(part)))
-                                for part in x.split(counts)])
-        return Nodes(spread(student), spread(teacher), valid, None if labels is None else spread(labels))
+            student, teacher, *labels = (x.unsqueeze(0) for x in every)
+            return Nodes(student, teacher, None, *labels)
+        student, teacher, *labels = (pad_sequence(x.split(counts), batch_first=True) for x in every)
+        valid = torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(1)  # (N, V)
+        return Nodes(student, teacher, valid.to(student.device), *labels)
 
 
 SOURCES = {'channels': ChannelNodes, 'grid': GridNodes, 'images': ImageNodes, 'instances': InstanceNodes}
@@ -199,6 +191,58 @@ def instance_boxes(data_samples: Sequence | None) -> list[tuple[Tensor, Tensor]]
     return [(get_box_tensor(x.bboxes), x.labels) for x in found]
 
 
+def box_rois(boxes: Sequence[Tensor]) -> Tensor:
+    """(K, 5) of all images in turn: the index of the image, and its boxes (K_i, 4)."""
+    images = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes]))
+    boxes = torch.cat(list(boxes))
+    return torch.cat([images.to(boxes).unsqueeze(1), boxes], 1)
+
+
+def read_rois(feats: Sequence[Tensor], rois: Tensor, data_samples: Sequence, *, output_size: int = 7,
+              pool: bool = True, cells: int = 14) -> Tensor:
+    r"""Features of boxes, RoIAligned (He et al., ICCV 2017) from the level that fits each.
+
+    That is the one of FPN (Lin et al., CVPR 2017, equation 1): a box whose side :math:`\sqrt{wh}` is ``cells`` to
+    twice ``cells`` cells of the finest map is read there, as is any smaller one, and one twice as large on the next.
+
+    Args:
+        feats (Sequence[Tensor]): (N, C, H, W) per level, any float type; read in float32, or float64 if given.
+        rois (Tensor): (K, 5), see :func:`box_rois`; x1, y1, x2, y2 in pixels of the batch, without gradient.
+        data_samples (Sequence): One per image, with ``batch_input_shape``.
+        output_size (int): Rows and columns that are sampled in a box.
+        pool (bool): The mean over them (True), or all of them (False).
+        cells (int): See above; 14 is FPN's 224 pixels at level 4.
+
+    Returns:
+        Tensor: (K, C), or (K, output_size ** 2, C) without ``pool``; where there is no box, connected to all maps.
+
+    Raises:
+        ValueError: The levels differ in channels.
+    """
+    if len({feat.shape[1] for feat in feats}) > 1:
+        raise ValueError('instances are read from several levels, which must have as many channels, got '
+                         f'{[feat.shape[1] for feat in feats]}: choose levels by connector=dict(student_levels=[...], '
+                         'teacher_levels=[...]), or read all boxes from each by nodes=dict(type=\'instances\', '
+                         'every_level=True)')
+    strides, dtype = map_strides(feats, data_samples), working_dtype(feats[0])
+    if not len(rois):
+        shape = (0, feats[0].shape[1]) if pool else (0, output_size ** 2, feats[0].shape[1])
+        return sum(feat.sum() for feat in feats).to(dtype) * feats[0].new_zeros(shape, dtype=dtype)
+    images, near, far = rois.detach().to(dtype).split((1, 2, 2), 1)
+    far = torch.maximum(near, far)  # RoIAlign refuses boxes of negative size
+    rois, sides = torch.cat([images, near, far], 1), (far - near).prod(1).sqrt()  # (K, 5), (K,) pixels
+    level = (sides / (cells * strides[0]) + 1e-6).log2().floor().clamp(0, len(feats) - 1)  # (K,)
+    order = level.argsort()
+    counts = (level.unsqueeze(1) == torch.arange(len(feats), device=level.device)).sum(0).tolist()
+    found = []
+    for feat, part, stride in zip(feats, rois[order].split(counts), strides, strict=True):
+        if len(part):
+            feat = feat.to(dtype).contiguous()  # RoIAlign reads other layouts wrongly: open-mmlab/mmcv#2203
+            crops = roi_align(feat, part, output_size, 1 / stride, 0, 'avg', True)  # (K_i, C, P, P)
+            found.append(crops.mean((2, 3)) if pool else crops.flatten(2).mT)
+    return torch.cat(found)[order.argsort()]
+
+
 def _spread(boxes: Tensor, labels: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:
     if len(boxes) <= most:
         return boxes, labels
@@ -217,7 +261,7 @@ def _grid_means(feat: Tensor, valid: Tensor | None, grid: Sequence[int]) -> tupl
     if valid is None:
         return F.adaptive_avg_pool2d(feat, grid).flatten(2).mT, None
     share = F.adaptive_avg_pool2d(valid.unsqueeze(1).to(feat.dtype), grid)  # (N, 1, rows, columns)
-    means = F.adaptive_avg_pool2d(feat * valid.unsqueeze(1), grid) / share.clamp(min=torch.finfo(feat.dtype).eps)
+    means = F.adaptive_avg_pool2d(feat * valid.unsqueeze(1), grid) / share.masked_fill(share == 0, 1)
     return means.flatten(2).mT, (share > 0).flatten(1)
 
 

@@ -9,12 +9,17 @@ from .channel_graph import channel_graph_terms, edge_loss, vertex_loss
 from .compression import aligned_vectors, mean_vectors, principal_vectors
 from .contrast import info_nce, unit_rows
 from .dist import dist_terms
-from .graph import affinity, correlation, nontrivial_laplacian, normalized_laplacian
+from .dsig import dsig_terms
+from .edges import match_edges, normalize_edges, similarity_graph, teacher_knn_mask
+from .geometric_graph import geometric_graph_loss
+from .graph import affinity, correlation, nontrivial_laplacian, normalized_adjacency, normalized_laplacian
 from .kl import kl_loss
 from .ld import ld_loss
 from .moments import Moments, moments
 from .neighbour_graph import knn_graph, prediction_graph, tag_convolution
 from .precision import float32_island
+from .rkd import rkd_terms
+from .similarity_preserving import similarity_preserving_loss
 from .spectral import rayleigh_loss, smallest_eigenpairs, spectral_projector, subspace_loss
 
 __all__ = [
@@ -27,26 +32,35 @@ __all__ = [
     'channel_graph_terms',
     'correlation',
     'dist_terms',
+    'dsig_terms',
     'edge_loss',
     'float32_island',
+    'geometric_graph_loss',
     'graph_kl',
     'info_nce',
     'keep_heads',
     'kl_loss',
     'knn_graph',
     'ld_loss',
+    'match_edges',
     'mean_vectors',
     'moments',
     'nontrivial_laplacian',
+    'normalize_edges',
+    'normalized_adjacency',
     'normalized_laplacian',
     'prediction_graph',
     'principal_vectors',
     'rayleigh_loss',
+    'rkd_terms',
+    'similarity_graph',
+    'similarity_preserving_loss',
     'smallest_eigenpairs',
     'spatial_attention',
     'spectral_projector',
     'subspace_loss',
     'tag_convolution',
+    'teacher_knn_mask',
     'uniform_weight',
     'unit_rows',
     'vector_distance',

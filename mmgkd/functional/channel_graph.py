@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .attention import channel_attention, spatial_attention, uniform_weight
+from .edges import match_edges
 from .graph import AFFINITIES, correlation, nontrivial_laplacian, normalized_laplacian
 from .graph import affinity as to_affinity
 from .moments import moments
@@ -54,8 +55,7 @@ def edge_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
         Tensor: (N,), zero where all weights are.
     """
     weight = weight - torch.diag_embed(weight.diagonal(dim1=-2, dim2=-1))
-    total = weight.sum((-2, -1)).clamp(min=torch.finfo(weight.dtype).tiny)
-    return (weight * (student - teacher).square()).sum((-2, -1)) / total
+    return match_edges(student, teacher, weight, metric='mse')
 
 
 def channel_graph_terms(

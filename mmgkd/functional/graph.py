@@ -1,10 +1,11 @@
-"""Weighted graphs as matrices: affinity and Laplacian."""
+"""Weighted graphs as matrices: affinity, normalisation by degrees and Laplacian."""
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-__all__ = ['AFFINITIES', 'BEYOND', 'affinity', 'correlation', 'nontrivial_laplacian', 'normalized_laplacian']
+__all__ = ['AFFINITIES', 'BEYOND', 'affinity', 'correlation', 'nontrivial_laplacian', 'normalized_adjacency',
+           'normalized_laplacian']
 
 MIN_DEGREE = 1e-2
 """Degrees are clamped to it. Its inverse bounds the gradient at a vertex that loses its last edges."""
@@ -32,17 +33,30 @@ def correlation(gram: Tensor, alive: Tensor) -> Tensor:
     return gram * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 
-def affinity(adjacency: Tensor, kind: str = 'relu') -> Tensor:
-    """Non-negative weights with a zero diagonal, from signed ones in [-1, 1].
+def affinity(adjacency: Tensor, kind: str | None = 'relu', *, loops: bool = False) -> Tensor:
+    """Non-negative weights, from signed ones in [-1, 1].
 
     Args:
         adjacency (Tensor): (N, V, V).
-        kind (str): ``relu``, ``abs`` or ``shift`` (``(1 + A) / 2``).
+        kind (str, optional): ``relu``, ``abs`` or ``shift`` (``(1 + A) / 2``); ``None`` leaves signs.
+        loops (bool): Keep the diagonal, otherwise zero.
     """
-    if kind not in AFFINITIES:
+    if kind is not None and kind not in AFFINITIES:
         raise ValueError(f'affinity must be one of {sorted(AFFINITIES)}, got {kind!r}')
-    eye = torch.eye(adjacency.shape[-1], dtype=torch.bool, device=adjacency.device)
-    return AFFINITIES[kind](adjacency).masked_fill(eye, 0)
+    weights = adjacency if kind is None else AFFINITIES[kind](adjacency)
+    if loops:
+        return weights
+    return weights.masked_fill(torch.eye(weights.shape[-1], dtype=torch.bool, device=weights.device), 0)
+
+
+def normalized_adjacency(weights: Tensor) -> Tensor:
+    r""":math:`D^{-1/2} P D^{-1/2}`, of spectral radius 1, or less where all degrees are below ``MIN_DEGREE``.
+
+    Args:
+        weights (Tensor): (N, V, V), symmetric and non-negative.
+    """
+    scale = _degrees(weights).rsqrt()  # (N, V)
+    return weights * scale.unsqueeze(-1) * scale.unsqueeze(-2)
 
 
 def normalized_laplacian(weights: Tensor) -> Tensor:
@@ -51,9 +65,8 @@ def normalized_laplacian(weights: Tensor) -> Tensor:
     Args:
         weights (Tensor): (N, V, V), symmetric, non-negative, zero diagonal.
     """
-    scale = _degrees(weights).rsqrt()  # (N, V)
     eye = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
-    return eye - weights * scale.unsqueeze(-1) * scale.unsqueeze(-2)
+    return eye - normalized_adjacency(weights)
 
 
 def nontrivial_laplacian(weights: Tensor, vertices: Tensor | None = None) -> Tensor:
