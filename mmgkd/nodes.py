@@ -18,7 +18,7 @@ from .features import map_strides, valid_cells
 from .functional.precision import working_dtype
 
 __all__ = ['SOURCES', 'ChannelNodes', 'GridNodes', 'ImageNodes', 'InstanceNodes', 'Nodes', 'box_rois',
-           'instance_boxes', 'node_source', 'read_rois']
+           'evenly_spread', 'instance_boxes', 'node_source', 'read_rois']
 
 
 class Nodes(NamedTuple):
@@ -144,7 +144,7 @@ class InstanceNodes:
             ValueError: The samples have no boxes.
         """
         given = instance_boxes(data_samples) if boxes is None else [(b, None) for b in boxes]
-        boxes, labels = zip(*(_spread(b, y, self.max_per_image) for b, y in given), strict=True)
+        boxes, labels = zip(*(evenly_spread(b, y, self.max_per_image) for b, y in given), strict=True)
         counts, rois = [len(b) for b in boxes], box_rois(boxes)
         labels = None if labels[0] is None else torch.cat(labels)  # (K,)
         levels = [slice(i, i + 1) for i in range(len(student_feats))] if self.every_level else [slice(None)]
@@ -243,7 +243,8 @@ def read_rois(feats: Sequence[Tensor], rois: Tensor, data_samples: Sequence, *, 
     return torch.cat(found)[order.argsort()]
 
 
-def _spread(boxes: Tensor, labels: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:
+def evenly_spread(boxes: Tensor, labels: Tensor | None, most: int) -> tuple[Tensor, Tensor | None]:
+    """At most so many rows of both, (K, ...) and (K,), evenly spread over them."""
     if len(boxes) <= most:
         return boxes, labels
     index = torch.linspace(0, len(boxes) - 1, most, device=boxes.device).round().long()

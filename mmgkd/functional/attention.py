@@ -1,13 +1,15 @@
-"""Where, and in which channels, the teacher looks: the weights that guide the channel graph."""
+"""Where, and in which channels, a network looks: the weights that guide distillation."""
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .cells import runs
+from .cells import kept_cells
 from .precision import float32_island, working_dtype
+from .sums import cell_sum
 
-__all__ = ['channel_attention', 'spatial_attention', 'uniform_weight']
+__all__ = ['channel_attention', 'channel_focus', 'masked_softmax', 'spatial_attention', 'spatial_focus',
+           'uniform_weight']
 
 
 def uniform_weight(feat: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -20,11 +22,58 @@ def uniform_weight(feat: Tensor, valid: Tensor | None = None) -> Tensor:
     Returns:
         Tensor: (N, H * W), summing to one per image (to zero for an image without a valid cell).
     """
-    n, _, h, w = feat.shape
-    if valid is None:
-        return feat.new_full((n, h * w), 1 / (h * w), dtype=working_dtype(feat))
-    keep = valid.reshape(n, h * w).to(working_dtype(feat))
+    keep = kept_cells(feat, valid)
     return keep / keep.sum(-1, keepdim=True).clamp(min=1)
+
+
+def masked_softmax(logits: Tensor, keep: Tensor) -> Tensor:
+    """Softmax over the last axis among the entries to keep, zero elsewhere and where there is none to keep.
+
+    Args:
+        logits (Tensor): (..., M).
+        keep (Tensor): Bool, of a shape that broadcasts to that of the logits.
+    """
+    focus = logits.masked_fill(~keep, -torch.inf).softmax(-1)
+    return focus.masked_fill(~keep, 0)  # the mask again: nan with none to keep
+
+
+def spatial_focus(feat: Tensor, valid: Tensor | None = None, *, temperature: float = 0.5) -> Tensor:
+    r"""The spatial attention of FBKD (Zhang and Ma, ICLR 2021) and FGD (Yang et al., CVPR 2022).
+
+    .. math:: a_p = n\,\mathrm{softmax}_p\Big(\frac{1}{\tau C} \sum_c |F_{cp}|\Big)
+
+    over the ``n`` cells without padding; leaving padding out is this project's.
+
+    Args:
+        feat (Tensor): (N, C, H, W); receives a gradient.
+        valid (Tensor, optional): (N, H, W) bool, False on padding.
+        temperature (float): :math:`\tau`.
+
+    Returns:
+        Tensor: (N, H * W), mean one per image over the valid cells, zero on padding.
+    """
+    with float32_island(feat):
+        keep = kept_cells(feat, valid)
+        focus = masked_softmax(_energy(feat) / (feat.shape[1] * temperature), keep > 0)
+        return keep.sum(-1, keepdim=True) * focus
+
+
+def channel_focus(feat: Tensor, valid: Tensor | None = None, *, temperature: float = 0.5) -> Tensor:
+    r"""The channel attention of FGD (Yang et al., CVPR 2022).
+
+    .. math:: a_c = C\,\mathrm{softmax}_c\Big(\frac{1}{\tau n} \sum_p |F_{cp}|\Big)
+
+    Args:
+        feat (Tensor): (N, C, H, W); receives a gradient.
+        valid (Tensor, optional): (N, H, W) bool, False on padding.
+        temperature (float): :math:`\tau`.
+
+    Returns:
+        Tensor: (N, C), positive, mean one per image.
+    """
+    with float32_island(feat):
+        mean = cell_sum(feat, uniform_weight(feat, valid), magnitude=True)  # (N, C)
+        return feat.shape[1] * (mean / temperature).softmax(-1)
 
 
 def spatial_attention(teacher: Tensor, valid: Tensor | None = None, *, temperature: float = 0.5,
@@ -50,9 +99,8 @@ def spatial_attention(teacher: Tensor, valid: Tensor | None = None, *, temperatu
     """
     with torch.no_grad(), float32_island(teacher):
         flat = uniform_weight(teacher, valid)  # (N, HW)
-        energy = torch.linalg.vector_norm(teacher, 1, dim=1, dtype=flat.dtype).flatten(1)  # (N, HW)
-        logits = (_relative(energy, (energy * flat).sum(-1)) / temperature).masked_fill(flat == 0, -torch.inf)
-        focus = logits.softmax(-1).masked_fill(flat == 0, 0)  # the mask again: nan without a valid cell
+        energy = _energy(teacher)
+        focus = masked_softmax(_relative(energy, (energy * flat).sum(-1)) / temperature, flat > 0)
         return flat.lerp(focus, 1 - uniform)
 
 
@@ -73,11 +121,13 @@ def channel_attention(teacher: Tensor, valid: Tensor | None = None, *, temperatu
         Tensor: (N, C), positive, mean one per image, without gradient.
     """
     with torch.no_grad(), float32_island(teacher):
-        weight = uniform_weight(teacher, valid)
-        mean = weight.new_zeros(teacher.shape[:2])  # (N, C)
-        for _, (t,), w in runs(teacher, weight=weight):
-            mean += (t.abs() @ w.mT).squeeze(-1)
+        mean = cell_sum(teacher, uniform_weight(teacher, valid), magnitude=True)  # (N, C)
         return teacher.shape[1] * (_relative(mean, mean.mean(-1)) / temperature).softmax(-1)
+
+
+def _energy(feat: Tensor) -> Tensor:
+    """(N, HW) sums of magnitudes over channels."""
+    return torch.linalg.vector_norm(feat, 1, dim=1, dtype=working_dtype(feat)).flatten(1)
 
 
 def _relative(energy: Tensor, mean: Tensor) -> Tensor:

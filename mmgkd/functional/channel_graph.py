@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .attention import channel_attention, spatial_attention, uniform_weight
+from .checks import check_maps, check_temperature
 from .edges import match_edges
 from .graph import AFFINITIES, correlation, nontrivial_laplacian, normalized_laplacian
 from .graph import affinity as to_affinity
@@ -90,7 +91,7 @@ def channel_graph_terms(
     Raises:
         ValueError: Shapes differ, or an option is unknown.
     """
-    _check(student, teacher, valid)
+    check_maps(student, teacher, valid)
     _check_options(terms, attention, temperature, spectral, affinity)
     teacher, attention = teacher.detach(), attention or ()
     with float32_island(student):
@@ -124,14 +125,6 @@ def _second_moments(second: Tensor, alive: Tensor) -> Tensor:
     return torch.where(alive, second.diagonal(dim1=-2, dim2=-1) if second.dim() == 3 else second, 1)
 
 
-def _check(student, teacher, valid) -> None:
-    if student.dim() != 4 or student.shape != teacher.shape:
-        raise ValueError('student and teacher must be maps of one shape (N, C, H, W), got '
-                         f'{tuple(student.shape)} and {tuple(teacher.shape)}: a connector makes them equal')
-    if valid is not None and valid.shape != (len(student), *student.shape[2:]):
-        raise ValueError(f'valid must be (N, H, W) = {(len(student), *student.shape[2:])}, got {tuple(valid.shape)}')
-
-
 def _check_options(terms, attention, temperature, spectral, affinity) -> None:
     for name, given, known in (('terms', terms, TERMS), ('attention', attention or (), ATTENTIONS),
                                ('spectral', (spectral,), SPECTRAL_MODES), ('affinity', (affinity,), AFFINITIES)):
@@ -139,5 +132,4 @@ def _check_options(terms, attention, temperature, spectral, affinity) -> None:
             raise ValueError(f'{name} must be a sequence of names, got the string {given!r}: write ({given!r},)')
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f'{name} must be of {tuple(known)}, got {unknown}')
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)

@@ -24,7 +24,7 @@ BLOCK = 16
 """Vectors that are iterated for."""
 ITERATIONS = 24
 NOISE = 1000
-"""Squared singular values below so many roundings of their sum have no vector: it would be off by a thousandth or more."""
+"""Squared singular values below so many roundings of their sum have no vector: it would be off by 1e-3 or more."""
 SHIFT = 1e-12
 """Added to what is decomposed by Cholesky, relative to its trace."""
 

@@ -17,7 +17,8 @@ class Moments(NamedTuple):
     """Second moments of the channels of two maps; gradients flow to the student only.
 
     Attributes:
-        student (Tensor): Gram matrix (N, C, C), or its diagonal (N, C) where only that was asked for.
+        student (Tensor): Gram matrix (N, C, C), or its diagonal (N, C) where only that was asked for; pooled ones
+            have N = 1.
         teacher (Tensor): The same of the teacher.
         cross (Tensor): (N, C), each channel of the student with the same channel of the teacher.
         student_alive (Tensor): (N, C) bool, False where a channel does not vary by more than rounding.
@@ -31,7 +32,7 @@ class Moments(NamedTuple):
 
 
 def moments(student: Tensor, teacher: Tensor, weight: Tensor, *, centered: bool = True,
-            gram: bool = True) -> Moments:
+            gram: bool = True, pooled: bool = False) -> Moments:
     r"""Weighted moments of the channels of two maps.
 
     .. math::
@@ -45,12 +46,13 @@ def moments(student: Tensor, teacher: Tensor, weight: Tensor, *, centered: bool 
     Args:
         student (Tensor): (N, C, H, W) of any float type; the mathematics runs in the dtype of ``weight``.
         teacher (Tensor): (N, C, H, W); receives no gradient.
-        weight (Tensor): (N, H * W), summing to one per image; receives no gradient.
+        weight (Tensor): (N, H * W), summing to one per image, or over the batch if ``pooled``; receives no gradient.
         centered (bool): Subtract the weighted mean of each channel.
         gram (bool): Whole Gram matrices; False gives their diagonals, at a fraction of the cost.
+        pooled (bool): Moments of the cells of all images together instead of each image's.
     """
     with float32_island(student):
-        return Moments(*_Moments.apply(student, teacher, weight, centered, gram))
+        return Moments(*_Moments.apply(student, teacher, weight, centered, gram, pooled))
 
 
 class _Moments(torch.autograd.Function):
@@ -60,8 +62,8 @@ class _Moments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, student, teacher, weight, centered, gram):
-        mean_s, mean_t = _means(student, teacher, weight, centered)  # (N, C, 1)
+    def forward(ctx, student, teacher, weight, centered, gram, pooled):
+        mean_s, mean_t = _means(student, teacher, weight, centered, pooled)  # (N, C, 1)
         n, c = student.shape[:2]
         s2 = weight.new_zeros((n, c, c) if gram else (n, c))
         t2, cross = torch.zeros_like(s2), weight.new_zeros(n, c)
@@ -71,6 +73,8 @@ class _Moments(torch.autograd.Function):
             cross += (sw * t).sum(-1)
             s2 += sw @ s.mT if gram else (sw * s).sum(-1)
             t2 += tw @ t.mT if gram else (tw * t).sum(-1)
+        if pooled:
+            cross, s2, t2 = (x.sum(0, keepdim=True) for x in (cross, s2, t2))
         ctx.save_for_backward(student, teacher, weight, mean_s, mean_t)
         alive = _alive(s2, mean_s), _alive(t2, mean_t)
         ctx.mark_non_differentiable(t2, *alive)
@@ -89,7 +93,7 @@ class _Moments(torch.autograd.Function):
                 s, t = s - mean_s, t - mean_t  # (N, C, P)
                 out = ds2 @ s if gram else ds2 * s
                 grad[..., part] = out.addcmul_(dcross, t).mul_(w)
-        return grad.view(student.shape), None, None, None, None
+        return grad.view(student.shape), None, None, None, None, None
 
 
 def _alive(second, mean):
@@ -99,11 +103,11 @@ def _alive(second, mean):
     return variance > rounding.clamp(min=1e-30)
 
 
-def _means(student, teacher, weight, centered):
-    """(N, C, 1) weighted means of both maps, or zeros."""
+def _means(student, teacher, weight, centered, pooled):
+    """(N, C, 1), or (1, C, 1) if pooled, weighted means of both maps, or zeros."""
     means = weight.new_zeros(2, *student.shape[:2], 1)
     if centered:
         for _, pair, w in runs(student, teacher, weight=weight):
             for mean, x in zip(means, pair, strict=True):
                 mean += x @ w.mT
-    return means
+    return means.sum(1, keepdim=True) if pooled else means

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..features import valid_cells
 from ..functional import channel_graph_terms
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['ChannelGraphLoss']
 
@@ -44,8 +45,7 @@ class ChannelGraphLoss(DistillLoss):
                  num_eigenvectors: int = 16) -> None:
         super().__init__()
         self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
-        if min(self.weights.values()) < 0 or not any(self.weights.values()):
-            raise ValueError(f'ChannelGraphLoss: weights must be at least 0, and one above it, got {self.weights}')
+        check_weights(self, self.weights)
         if level_weights is not None and (min(level_weights, default=0) < 0 or not sum(level_weights)):
             raise ValueError(f'level_weights must be at least 0, and one above it, got {level_weights}')
         self.level_weights = level_weights

@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..functional import float32_island, info_nce, knn_graph, prediction_graph, tag_convolution, unit_rows
-from ..nodes import _spread, node_source
+from ..nodes import evenly_spread, node_source
 from .base import DistillLoss
 from .memory import InstanceQueue, MemoryBank, dataset_labels
 
@@ -180,8 +180,7 @@ class HolisticGraphLoss(DistillLoss):
     def _nodes(self, student_feats, teacher_feats, data_samples) -> tuple[list[Tensor], Tensor]:
         """(N, C) features of each network, and (N,) what the memory knows nodes by: their class, or their image."""
         if self.instances:
-            plain = ([x.contiguous() for x in feats] for feats in (student_feats, teacher_feats))
-            nodes, = self.nodes(*plain, data_samples)  # mmcv's RoIAlign misreads others
+            nodes, = self.nodes(student_feats, teacher_feats, data_samples)
             ids = nodes.labels[0]
         else:
             nodes, = self.nodes(student_feats[-1:], teacher_feats[-1:], data_samples)
@@ -196,7 +195,7 @@ class HolisticGraphLoss(DistillLoss):
             raise ValueError(f"edges='predictions' needs the reading {self.needs[0]}; edges='embedding' needs none")
         rows = [logits.student, logits.teacher]
         if self.instances:  # lists over images, of all boxes
-            rows = [torch.cat([_spread(x, None, self.nodes.max_per_image)[0] for x in side]) for side in rows]
+            rows = [torch.cat([evenly_spread(x, None, self.nodes.max_per_image)[0] for x in side]) for side in rows]
         for name, x in zip(NETWORKS, rows, strict=True):
             if len(x) != len(e[0]):
                 raise ValueError(f"edges='predictions' needs one of the {name} for each of the {len(e[0])} nodes, got "

@@ -1,0 +1,50 @@
+"""ICKD: the correlations between the channels of a map (Liu et al., ICCV 2021)."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .attention import uniform_weight
+from .checks import check_maps
+from .moments import moments
+from .precision import float32_island
+
+__all__ = ['ickd_loss']
+
+
+def ickd_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
+    r"""Squared distance of two inter-channel correlation matrices whose rows have unit length, a mean over images.
+
+    .. math:: \frac{1}{N C} \sum_i \|R(S_i) - R(T_i)\|_F^2, \qquad
+        R(F)_{ab} = \frac{G_{ab}}{\sqrt{\sum_k G_{ak}^2}}, \qquad G = F F^\top
+
+    Source: ICKD (Liu et al., ICCV 2021). It does not change under a positive factor on either map, nor when the
+    channels of both are permuted alike, nor when the cells of either are: the two maps are never compared cell by
+    cell. Leaving padding out is this project's, and so is that a channel of the student without any activation, whose
+    row has no direction, gets no gradient through that row.
+
+    Args:
+        student (Tensor): (N, C, H, W), any float type; computed in float32, or float64 if given.
+        teacher (Tensor): (N, C, H, W), of the same shape; receives no gradient.
+        valid (Tensor, optional): (N, H, W) bool, False on padding.
+
+    Returns:
+        Tensor: A scalar, from 0 to 4; zero with a gradient for an empty batch.
+
+    Raises:
+        ValueError: Shapes differ.
+    """
+    check_maps(student, teacher, valid)
+    with float32_island(student):
+        m = moments(student, teacher.detach(), uniform_weight(teacher, valid), centered=False)
+        rows = _unit_rows(m.student, m.student_alive) - _unit_rows(m.teacher, m.teacher_alive)  # (N, C, C)
+        return rows.square().sum() / (max(len(rows), 1) * rows.shape[1])
+
+
+def _unit_rows(gram: Tensor, alive: Tensor) -> Tensor:
+    """(N, C, C); rows of channels that are not alive are zero."""
+    scale = gram.detach().diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]  # a unit in which squares stay in range
+    gram = gram / scale.clamp(min=torch.finfo(gram.dtype).tiny)
+    alive = alive.unsqueeze(-1)
+    length = torch.linalg.vector_norm(gram, dim=-1, keepdim=True)  # (N, C, 1)
+    return torch.where(alive, gram / torch.where(alive, length, 1), 0)

@@ -1,0 +1,19 @@
+"""What the losses check when they are made, and before they are used."""
+from __future__ import annotations
+
+from torch import nn
+
+__all__ = ['check_prepared', 'check_weights']
+
+
+def check_weights(loss: nn.Module, weights: dict[str, float]) -> None:
+    """Raises a ValueError unless every weight is at least 0, and one above it."""
+    if min(weights.values()) < 0 or not any(weights.values()):
+        raise ValueError(f'{type(loss).__name__}: weights must be at least 0, and one above it, got {weights}')
+
+
+def check_prepared(loss: nn.Module, levels: nn.ModuleList, feats) -> None:
+    """Raises a RuntimeError unless there are learned parts for each level."""
+    if len(levels) != len(feats):
+        raise RuntimeError(f'{type(loss).__name__} has learned parts for {len(levels)} levels and got {len(feats)}: '
+                           'prepare(student_shapes, teacher_shapes) makes them, which the Distiller calls')
