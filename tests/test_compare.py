@@ -35,6 +35,9 @@ def test_every_method_file_is_found_for_the_students_it_fits():
 def test_what_is_trained():
     found = compare.variants(pair(), {'own': ROOT / 'configs/_base_/gkd.py'})
     assert list(found) == ['alone', 'inherit', 'own']
+    methods = {name: ROOT / f'configs/_base_/{name}.py' for name in ('gkd', 'pkd', 'fgd')}
+    assert [list(cfg.model.distill_losses) for cfg in list(compare.variants(pair(), methods).values())[2:]] \
+        == [['gkd'], ['pkd'], ['fgd']]
     assert found['alone'].model.type == 'FasterRCNN' and not found['alone'].custom_hooks
     assert found['own'].model.to_dict() == pair().model.to_dict()
     assert found['inherit'].custom_hooks[0].stop == 0

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,7 +81,7 @@ def find_methods(names: Sequence[str], student: dict) -> dict[str, Path]:
 
 def variants(pair: Config, methods: dict[str, Path]) -> dict[str, Config]:
     """The configs to train, by name: the student alone, what inheritance alone gives, and each method."""
-    alone = pair.copy()
+    alone = deepcopy(pair)
     alone.model = alone.model.student
     alone.custom_hooks = []
     found = {ALONE: alone}
@@ -96,7 +97,7 @@ def variants(pair: Config, methods: dict[str, Path]) -> dict[str, Config]:
 
 
 def with_method(pair: Config, losses: dict, hooks: list) -> Config:
-    cfg = pair.copy()
+    cfg = deepcopy(pair)
     cfg.model.distill_losses = losses
     cfg.custom_hooks = hooks
     return cfg
@@ -115,7 +116,7 @@ def sources() -> str:
 
 def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | None = None, code: str = '') -> Job:
     """The job that trains one model; its config is written where its results will be."""
-    cfg = cfg.copy()
+    cfg = deepcopy(cfg)
     cfg.randomness = dict(seed=seed)
     if teacher and cfg.model.type == 'Distiller':
         cfg.model.teacher.checkpoint = str(teacher.product)
@@ -134,7 +135,7 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
 
 def check_data(pair: Config) -> None:
     """Refuse a pair whose data are not there, before anything is started."""
-    alone = pair.copy()
+    alone = deepcopy(pair)
     alone.model = alone.model.student
     try:
         check_training(alone)

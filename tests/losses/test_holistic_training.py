@@ -142,7 +142,7 @@ def start(**kwargs):
 
 def prepare(model):
     data = Data()
-    runner = SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=data))
+    runner = SimpleNamespace(model=model, train_dataloader=SimpleNamespace(dataset=data), optim_wrapper=None)
     HOOKS.build(dict(type='PrepareLossesHook')).before_train(runner)
     return data
 
