@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .logits import check_logits, probabilities
+from .logits import check_logits
 from .precision import float32_island, working_dtype
 
 __all__ = ['kl_loss']
@@ -44,12 +44,13 @@ def kl_loss(student: Tensor, teacher: Tensor, weight: Tensor | None = None, *, t
     with float32_island(student):
         scaled, target = (x.to(working_dtype(student)) / temperature for x in (student, teacher.detach()))
         if activation == 'softmax':
-            rows = F.kl_div(F.log_softmax(scaled, 1), F.log_softmax(target, 1), reduction='none', log_target=True)
+            rows = F.kl_div(
+                F.log_softmax(scaled, 1), F.log_softmax(target, 1), reduction='none', log_target=True).sum(1)  # (M,)
         else:  # cross entropy less entropy, equal to the last bit where the logits are
-            p = probabilities(teacher.detach(), temperature, activation)
-            rows = F.binary_cross_entropy_with_logits(scaled, p, reduction='none') \
-                - F.binary_cross_entropy_with_logits(target, p, reduction='none')
-        rows = rows.sum(1) * temperature ** 2  # (M,)
+            p = target.sigmoid()
+            rows = F.binary_cross_entropy_with_logits(scaled, p, reduction='none').sum(1) \
+                - F.binary_cross_entropy_with_logits(target, p, reduction='none').sum(1)  # (M,)
+        rows = temperature ** 2 * rows
         if weight is None:
             return rows.sum() / max(len(rows), 1)
         weight = weight.detach().to(rows.dtype)
