@@ -1,11 +1,11 @@
 """ICKD: the correlations between the channels of a map (Liu et al., ICCV 2021)."""
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .attention import uniform_weight
 from .checks import check_maps
+from .edges import match_edges, normalize_edges
 from .moments import moments
 from .precision import float32_island
 
@@ -37,14 +37,6 @@ def ickd_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> 
     check_maps(student, teacher, valid)
     with float32_island(student):
         m = moments(student, teacher.detach(), uniform_weight(teacher, valid), centered=False)
-        rows = _unit_rows(m.student, m.student_alive) - _unit_rows(m.teacher, m.teacher_alive)  # (N, C, C)
-        return rows.square().sum() / (max(len(rows), 1) * rows.shape[1])
-
-
-def _unit_rows(gram: Tensor, alive: Tensor) -> Tensor:
-    """(N, C, C); rows of channels that are not alive are zero."""
-    scale = gram.detach().diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]  # a unit in which squares stay in range
-    gram = gram / scale.clamp(min=torch.finfo(gram.dtype).tiny)
-    alive = alive.unsqueeze(-1)
-    length = torch.linalg.vector_norm(gram, dim=-1, keepdim=True)  # (N, C, 1)
-    return torch.where(alive, gram / torch.where(alive, length, 1), 0)
+        graphs = [normalize_edges(gram * alive.unsqueeze(-1), 'row') for gram, alive in (
+            (m.student, m.student_alive), (m.teacher, m.teacher_alive))]  # (N, C, C) each
+        return match_edges(*graphs).sum() / (max(len(student), 1) * student.shape[1])
