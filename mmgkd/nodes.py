@@ -96,9 +96,10 @@ class ImageNodes:
 
     def __call__(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                  data_samples: Sequence | None = None) -> list[Nodes]:
-        """(1, N, C), or (1, N, C * H * W), per level; with labels where the samples have a ``gt_label``."""
-        labels = torch.stack([sample.gt_label.reshape(()) for sample in data_samples]).unsqueeze(0) \
-            if data_samples and all('gt_label' in sample for sample in data_samples) else None  # (1, N)
+        """(1, N, C), or (1, N, C * H * W), per level; with labels where each sample has a ``gt_label`` (1,)."""
+        classes = [sample.get('gt_label') for sample in data_samples or ()]
+        labels = torch.cat(classes).unsqueeze(0) \
+            if classes and all(y is not None and y.shape == (1,) for y in classes) else None  # (1, N)
         return [nodes._replace(labels=labels) for nodes
                 in _per_level(self._images, student_feats, teacher_feats, data_samples)]
 

@@ -372,6 +372,8 @@ def test_images_have_the_labels_of_classifiers():
     feats = maps()
     data = [BaseDataElement(gt_label=torch.tensor([y])) for y in (3, 7)]
     assert [x.labels.tolist() for x in ImageNodes()(feats, feats, data)] == [[[3, 7]]] * 4
+    data[1].gt_label = torch.tensor([7, 8])  # several classes at once
+    assert ImageNodes()(feats, feats, data)[0].labels is None
     del data[1].gt_label
     assert ImageNodes()(feats, feats, data)[0].labels is None
 

@@ -88,6 +88,8 @@ def normalize_edges(edges: Tensor, how: str) -> Tensor:
         total = (edges * above).sum((-2, -1), keepdim=True)  # (B, 1, 1)
         return edges * above.sum((-2, -1), keepdim=True) / torch.where(total > MIN_NORM, total, 1)
     if how == 'row':
+        total = edges.detach().abs().sum((-2, -1), keepdim=True)  # (B, 1, 1), lest squares leave the range of floats
+        edges = edges / torch.where(total > MIN_NORM ** 2, total, 1)
         squared = edges.square().sum(-1, keepdim=True)  # (B, V, 1)
         some = squared > MIN_NORM ** 2
         return edges * (torch.where(some, squared, 1).rsqrt() * some)

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from mmdet.registry import MODELS
@@ -10,10 +9,8 @@ from torch import Tensor
 
 from ..functional import dsig_terms
 from ..nodes import box_rois, read_rois
+from ..readings import Proposals
 from .base import DistillLoss
-
-if TYPE_CHECKING:
-    from ..readings import Proposals
 
 __all__ = ['DSIGLoss']
 

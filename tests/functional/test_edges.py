@@ -159,6 +159,18 @@ def test_distances_in_float32_where_the_mean_dwarfs_them(offset, d):
     torch.testing.assert_close(similarity_graph(x, similarity='distance').double(), want, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize('factor', [1e-9, 1e15])
+def test_rows_of_any_magnitude(factor):
+    """The squares of such inner products are not within float32."""
+    x = nodes().float()
+    options = dict(similarity='gram', normalize='row', loops=True)
+    big = (factor * x).requires_grad_()
+    got = similarity_graph(big, **options)
+    torch.testing.assert_close(got, similarity_graph(x, **options))
+    got.square().square().sum().backward()
+    assert big.grad.isfinite().all() and big.grad.any()
+
+
 @pytest.mark.parametrize('options', POSSIBLE, ids=name_of)
 def test_autocast_and_half_precision(options):
     x = nodes(2, 5, 300).bfloat16()

@@ -1,6 +1,5 @@
 """DSIG against loops over the instances of each image, with proposals made by hand."""
 import math
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,14 +9,9 @@ from mmdet.registry import MODELS
 
 from mmgkd.functional import dsig_terms
 from mmgkd.losses import DSIGLoss
+from mmgkd.readings import Proposals
 
 TERMS = ('foreground', 'background', 'edge')
-
-
-class Proposals(NamedTuple):
-    boxes: list
-    foreground: list
-    teacher_loss: list | None
 
 
 def nodes_by_hand(counts, d=4, seed=0):

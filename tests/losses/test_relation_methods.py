@@ -1,7 +1,7 @@
 """The method files of the relational losses, and the losses within a distiller."""
 import pytest
 import torch
-from conftest import ROOT, distiller, losses, neck, tiny, total
+from conftest import ROOT, distiller, losses, merge, neck, tiny, total
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
@@ -45,6 +45,21 @@ def test_a_step_of_training(student, path):
     for values in terms.values():
         assert all(torch.isfinite(v).all() for v in (values if isinstance(values, list) else [values]))
     assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize('student, path', [('faster_rcnn', 'dsig'), ('retinanet', 'one_stage/dsig')])
+def test_dsig_with_what_the_student_proposes(student, path):
+    other = merge(neck(24), dict(neck=dict(num_outs=5))) if student == 'faster_rcnn' else dict(
+        neck=dict(out_channels=24), bbox_head=dict(in_channels=24))
+    model = distiller(tiny(student), teacher=dict(config=tiny(student, **other)),
+                      distill_losses=dict(method(path).distill_losses))
+    terms = losses(model)
+    total(model, terms).backward()
+    used = {'foreground', 'background', 'edge'} if student == 'faster_rcnn' else {'foreground', 'edge'}
+    assert {name for name in terms if name.startswith('dsig')} == {f'dsig_{term}' for term in used}
+    assert all(0 < terms[f'dsig_{term}'] < 100 for term in used)
+    assert all(p.grad.isfinite().all() for p in model.student.parameters() if p.grad is not None)
+    assert any(p.grad.any() for p in model.connector.parameters())
 
 
 def test_channels_as_nodes_get_a_connector():
