@@ -108,14 +108,14 @@ def test_maps_are_those_of_a_forward_pass(name):
 
 
 @MODELS.register_module()
-class Pooling(nn.Module):
+class PooledBackbone(nn.Module):
     """A classifier's neck."""
 
     def forward(self, x):
         return tuple(m.mean((2, 3)) for m in x)
 
 
-@pytest.mark.parametrize('neck', [None, dict(type='Pooling')])
+@pytest.mark.parametrize('neck', [None, dict(type='PooledBackbone')])
 def test_without_a_neck_that_gives_maps_the_backbone_is_distilled(neck):
     config = model_config(dict(tiny(), neck=neck))
     with torch.no_grad():

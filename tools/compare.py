@@ -7,7 +7,10 @@ Interrupted, it goes on where it stopped when it is run again; what is done is n
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import signal
@@ -127,7 +130,8 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
     cfg.work_dir = str(folder)
     cfg.dump(str(folder / 'config.py'))
     epochs = cfg.train_cfg.max_epochs
-    steps = epochs * steps_of_epoch(cfg)
+    loader = cfg.train_dataloader
+    steps = epochs * -(-images_in(Config(dict(dataset=loader.dataset)).pretty_text) // loader.batch_size)
     command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
                needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True)
@@ -143,11 +147,14 @@ def check_data(pair: Config) -> None:
         raise SystemExit(f'tools/compare.py: {error}') from None
 
 
-def steps_of_epoch(cfg: Config) -> int:
+@functools.lru_cache(None)
+def images_in(config: str) -> int:
+    """How many images a data set has, given as the text of a config: the trainings mostly share one."""
     from mmdet.registry import DATASETS
     from mmengine.registry import init_default_scope
-    init_default_scope(cfg.get('default_scope', 'mmdet'))
-    return -(-len(DATASETS.build(cfg.train_dataloader.dataset)) // cfg.train_dataloader.batch_size)
+    init_default_scope('mmdet')
+    with contextlib.redirect_stdout(io.StringIO()):
+        return len(DATASETS.build(Config.fromstring(config, '.py').dataset))
 
 
 def plan(args: argparse.Namespace) -> dict[tuple[str, int], Job]:
