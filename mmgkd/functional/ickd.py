@@ -1,7 +1,6 @@
 """ICKD: the correlations between the channels of a map (Liu et al., ICCV 2021)."""
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .attention import uniform_weight
@@ -38,13 +37,7 @@ def ickd_loss(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> 
     check_maps(student, teacher, valid)
     with float32_island(student):
         m = moments(student, teacher.detach(), uniform_weight(teacher, valid), centered=False)
-        graphs = [normalize_edges(_in_range(gram) * alive.unsqueeze(-1), 'row')  # (N, C, C)
+        graphs = [normalize_edges(gram * alive.unsqueeze(-1), 'row')  # (N, C, C)
                   for gram, alive in ((m.student, m.student_alive), (m.teacher, m.teacher_alive))]
         value = match_edges(*graphs)  # (N,)
         return value.sum() / max(value.numel() * student.shape[1], 1)
-
-
-def _in_range(gram: Tensor) -> Tensor:
-    """(N, C, C) in a unit of their own, in which squares neither vanish nor overflow."""
-    mean = gram.detach().diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
-    return gram / mean.clamp(min=torch.finfo(gram.dtype).tiny)
