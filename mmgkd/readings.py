@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from mmdet.models.dense_heads import AnchorFreeHead, GuidedAnchorHead, TOODHead
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.roi_heads import StandardRoIHead
-from mmdet.structures.bbox import bbox2roi, get_box_tensor
+from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .features import Call, capture_calls, evaluating, valid_cells
 from .functional.precision import working_dtype
-from .nodes import InstanceNodes, instance_boxes
+from .nodes import box_rois, instance_boxes, read_rois
 
 if TYPE_CHECKING:
     from .teacher import Teacher
@@ -222,11 +222,10 @@ class RoIHeadReader(HeadReader):
     def instance_logits(self) -> InstanceLogits:
         """Each network's box head on the ground-truth boxes."""
         boxes = [b for b, _ in instance_boxes(self.data_samples)]
-        rois, counts = bbox2roi(boxes), [len(b) for b in boxes]
         with evaluating(self.student.roi_head):
-            student = _roi_logits(self.student, [x.detach() for x in self.student_feats], rois)
-            teacher = _roi_logits(self.teacher, self.teacher_feats, rois)
-        return InstanceLogits(list(student.split(counts)), list(teacher.split(counts)))
+            logits = [_roi_logits(model, feats, box_rois(boxes)) for model, feats in (
+                (self.student, self.student_feats), (self.teacher, self.teacher_feats))]  # (K, classes + 1) each
+        return InstanceLogits(*(list(x.split([len(b) for b in boxes])) for x in logits))
 
 
 class DenseHeadReader(HeadReader):
@@ -321,7 +320,7 @@ class DenseHeadReader(HeadReader):
                             | dict(head.test_cfg or {}) | dict(score_thr=0., max_per_img=MAX_PROPOSALS))
         with evaluating(head):
             # some decode in the head, and only when they predict
-            output = head([x.detach() for x in self.student_feats]) if isinstance(head, DECODING) else self.output
+            output = head(self.student_feats) if isinstance(head, DECODING) else self.output
             found = head.predict_by_feat(*output, batch_img_metas=[s.metainfo for s in self.data_samples],
                                          cfg=config, rescale=False)
         found = [x[x.scores.argsort(descending=True)[:MAX_PROPOSALS]] for x in found]  # not every head obeys
@@ -336,11 +335,11 @@ class DenseHeadReader(HeadReader):
         anchors that do not fit.
         """
         channels = self.student.bbox_head.cls_out_channels
+        boxes = [b for b, _ in instance_boxes(self.data_samples)]
         with torch.no_grad():
             best = [[x.unflatten(1, (-1, channels)).amax(1) for x in maps] for maps in self.logit_maps]
-            counts = [len(b) for b, _ in instance_boxes(self.data_samples)]
-            nodes, = InstanceNodes(max_per_image=max(counts, default=0) or 1)(*best, self.data_samples)
-        return InstanceLogits(list(nodes.student[0].split(counts)), list(nodes.teacher[0].split(counts)))
+            logits = [read_rois(maps, box_rois(boxes), self.data_samples) for maps in best]  # (K, classes) each
+        return InstanceLogits(*(list(x.split([len(b) for b in boxes])) for x in logits))
 
 
 class ClassifierReader(HeadReader):

@@ -24,15 +24,14 @@ from conftest import (
     total,
 )
 from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MessageHub
-from mmengine.model import BaseModel, BaseModule
+from mmengine.model import BaseModule
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmgkd import DistillLoss
+from mmgkd import Classifier, ClsDataSample, DistillLoss
 from mmgkd.detectors import model_config
 from mmgkd.features import capture_calls, evaluating
 from mmgkd.readings import READINGS, watch_head
@@ -444,65 +443,36 @@ def test_more_instances_than_graphs_have_nodes(twins):
 # ---- classifiers
 
 @MODELS.register_module()
-class Stages(BaseModule):
-    def __init__(self, width=8, init_cfg=None):
-        super().__init__(init_cfg)
-        self.convs = nn.ModuleList(nn.Conv2d(c, width, 3, 2, 1) for c in (3, width))
-
-    def forward(self, x):
-        outputs = []
-        for conv in self.convs:
-            outputs.append(x := conv(x).relu())
-        return tuple(outputs)
-
-
-@MODELS.register_module()
 class Pooling(BaseModule):
+    """A neck that gives vectors; as a head it has no last layer."""
+
+    def __init__(self, in_channels=None, init_cfg=None):
+        super().__init__(init_cfg)
+
     def forward(self, feats):
         return tuple(x.amax((2, 3)) for x in feats)
 
 
 @MODELS.register_module()
-class LastLayer(BaseModule):
-    def __init__(self, width=8, num_classes=5, init_cfg=None):
-        super().__init__(init_cfg)
-        self.fc = nn.Linear(width, num_classes)
+class Headless(Classifier):
+    """What is left where there is no head."""
 
-    def forward(self, feats):
-        return self.fc(feats[-1] if feats[-1].dim() == 2 else feats[-1].mean((2, 3)))
-
-
-@MODELS.register_module()
-class Sorter(BaseModel):
-    """Laid out as mmpretrain's ImageClassifier."""
-
-    def __init__(self, backbone, head, neck=None, data_preprocessor=None):
-        super().__init__(data_preprocessor)
-        self.backbone, self.head = MODELS.build(backbone), MODELS.build(head) if head else None
-        if neck:
-            self.neck = MODELS.build(neck)
-
-    def extract_feat(self, inputs):
-        feats = self.backbone(inputs)
-        return self.neck(feats) if hasattr(self, 'neck') else feats
-
-    def loss(self, inputs, data_samples):
-        labels = torch.cat([s.gt_label for s in data_samples])
-        return dict(loss=F.cross_entropy(self.head(self.extract_feat(inputs)), labels))
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return self.loss(inputs, data_samples) if mode == 'loss' else self.head(self.extract_feat(inputs))
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        del self.head
 
 
-def classifier(width=8, num_classes=5, neck=True):
-    return dict(type='Sorter', data_preprocessor=dict(type='DetDataPreprocessor', mean=[9.] * 3, std=[50.] * 3),
-                backbone=dict(type='Stages', width=width), neck=dict(type='Pooling') if neck else None,
-                head=dict(type='LastLayer', width=width, num_classes=num_classes))
+def classifier(width=1, num_classes=5, neck=True, **more):
+    head = dict(type='LinearHead', num_classes=num_classes, in_channels=64 * width)
+    return dict(dict(
+        type='Classifier', backbone=dict(type='CifarResNet', depth=8, width=width), head=head,
+        neck=dict(type='Pooling') if neck else None,
+        data_preprocessor=dict(type='ImgDataPreprocessor', mean=[9.] * 3, std=[50.] * 3)), **more)
 
 
 def images(count=3, labelled=True):
     torch.manual_seed(0)
-    samples = [DetDataSample(metainfo=dict(img_shape=(32, 32))) for _ in range(count)]
+    samples = [ClsDataSample(metainfo=dict(img_shape=(32, 32))) for _ in range(count)]
     for i, sample in enumerate(samples):
         if labelled:
             sample.gt_label = torch.tensor([i])
@@ -512,7 +482,8 @@ def images(count=3, labelled=True):
 
 @pytest.mark.parametrize('neck', [True, False])
 def test_predictions_of_classifiers(neck):
-    model = pair(classifier(8, neck=neck), classifier(12, neck=neck), 'predictions', 'instance_logits')
+    model = pair(classifier(1, neck=neck), classifier(2, neck=neck), 'predictions', 'instance_logits')
+    model.student.eval()
     data = model.data_preprocessor(images(), True)
     model(**data, mode='loss')
     p, instances = (model.distill_losses.reader.given[n] for n in ('predictions', 'instance_logits'))
@@ -561,11 +532,11 @@ def test_heads_that_do_not_compare(student, teacher, says):
 
 
 @pytest.mark.parametrize('of', ['student', 'teacher'])
-@pytest.mark.parametrize('head, says', [
-    (None, 'a Sorter, has none of a RoI head, a dense head, a classifier\'s head'),
-    (dict(type='Pooling'), 'Pooling has no last layer fc')])
-def test_without_a_head(of, head, says):
-    models = dict(student=classifier(), teacher=classifier()) | {of: dict(classifier(), head=head)}
+@pytest.mark.parametrize('changes, says', [
+    (dict(type='Headless'), 'a Headless, has none of a RoI head, a dense head, a classifier\'s head'),
+    (dict(head=dict(type='Pooling')), 'Pooling has no last layer fc')])
+def test_without_a_head(of, changes, says):
+    models = dict(student=classifier(), teacher=classifier()) | {of: classifier(**changes)}
     model = build(distiller_config(models['student'], dict(config=models['teacher']),
                                    distill_losses=reading('predictions')))
     with pytest.raises(ValueError, match=f'the {of}.*{says}'):
