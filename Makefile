@@ -10,7 +10,7 @@ asked := $(filter environment command,$(firstword $(origin PYTHON)))
 python := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint clean
+.PHONY: help setup demo methods test lint clean
 
 help:  ## say what there is
 	@echo 'make <target> [VARIABLE=value ...]'
@@ -20,7 +20,7 @@ help:  ## say what there is
 	@echo
 	@echo '  PYTHON=python3.11   the Python to make the environment with (3.10 to 3.12); default python3'
 	@echo '  VENV=.venv          where the environment lies'
-	@echo '  SEEDS=3  QUICK=1    make demo: number of seeds; a shortened run'
+	@echo '  SEEDS=3  QUICK=1    make demo, make methods: number of seeds; make demo: a shortened run'
 	@echo "  ARGS='-k graph'     passed on to pytest, ruff or the demo"
 	@echo
 	@echo "Where packages come from is pip's own matter: pip.conf, PIP_INDEX_URL and PIP_EXTRA_INDEX_URL hold as always."
@@ -31,6 +31,11 @@ setup:  ## make the environment (once 10 to 20 minutes, mostly compiling; afterw
 
 demo: setup  ## distill a small detector and compare it with the one trained without a teacher
 	$(python) tools/demo.py $(if $(SEEDS),--seeds $(SEEDS)) $(if $(filter-out 0,$(QUICK)),--quick) $(ARGS)
+
+methods: setup  ## train a student with every method, briefly, and compare them
+	$(python) tools/make_digits.py
+	$(python) tools/compare.py configs/digits_cls/gkd.py --seeds $(or $(SEEDS),3) $(ARGS)
+	$(python) tools/compare.py configs/digits/gkd.py --seeds $(or $(SEEDS),1) --epochs 3 $(ARGS)
 
 test: setup  ## run the tests
 	$(python) -m pytest $(ARGS)

@@ -1,4 +1,5 @@
-# The geometric graph, Lassance et al., ICASSP 2020, between the images of a batch.
+# The geometric graph, Lassance et al., ICASSP 2020, between the images of a batch. As in the paper their maps are
+# compared whole, but for the last stage's, which the paper averages over cells first.
 _base_ = '../geometric.py'
 
-distill_losses = dict(geometric=dict(nodes='images'))
+distill_losses = dict(geometric=dict(nodes=dict(type='images', pool=False)))
