@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .features import feature_maps
+from .functional import float32_island
 
 __all__ = ['RULES', 'check_rules', 'fork_output', 'hold_down', 'limited_gradients']
 
@@ -159,7 +160,8 @@ def _bound(distiller) -> float:
 
 
 def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    with float32_island(loss):  # a backward pass inside autocast would be cast down where the forward pass was not
+        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
 
 
