@@ -45,7 +45,8 @@ class AttentionGraphLoss(DistillLoss):
         compress (str): ``svd``, the leading singular vectors, see :func:`mmgkd.functional.aligned_vectors`; ``mean``,
             the mean over cells, is faster.
         num_heads (int): Attention heads between two levels.
-        norm (str): In the heads: ``batch``, or ``layer`` for few nodes or numbers of them that vary.
+        norm (str): In the heads: ``batch``, or ``layer``, for few nodes or numbers of them that vary. ``batch``, being
+            frozen, also magnifies how a student differs from the teacher, until the tanh passes no gradient on.
         tanh (bool): Smooth the graphs, as the authors' code does, see :func:`mmgkd.functional.graph_kl`.
         reduction (str): ``mean`` over levels, heads and nodes, so that a weight holds for any number of them. ``sum``,
             published, grows with the nodes and is meant to be held down by ``gradient_rule='full'``.
