@@ -77,6 +77,11 @@ def test_gains_are_paired_over_seeds():
     assert rows[2]['gains'] == [1.] and cells(rows[1])[1:3] == ('17.0 ± 5.7', '+2.0 ± 1.4')
 
 
+def test_what_diverged_is_called_so():
+    bad = dict(run_of('x', 0, 0.), terms={'x_edge': (1., float('nan'))})
+    assert [cells(row)[0] for row in summary([run_of('alone', 0, 10.), bad])] == ['alone', 'x (diverged)']
+
+
 def test_terms_are_compared_at_both_ends():
     lines = [dict(loss=1., loss_rpn=1., loss_gkd_edge=2. * i, gkd_edge=float(i)) for i in range(20)]
     assert terms(lines) == {'gkd_edge': (.5, 18.5)}

@@ -73,7 +73,8 @@ def spread(values: Sequence[float], sign: str = '') -> str:
 def cells(row: dict) -> tuple[str, ...]:
     """A row in the order of ``COLUMNS``."""
     own = ', '.join(f'{term.partition("_")[2]} {start:.3g} → {end:.3g}' for term, (start, end) in row['terms'].items())
-    return (row['name'], spread(row['scores']), spread(row['gains'], '+'), own,
+    broken = any(value != value for pair in row['terms'].values() for value in pair)
+    return (row['name'] + ' (diverged)' * broken, spread(row['scores']), spread(row['gains'], '+'), own,
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
 
 
