@@ -96,6 +96,24 @@ def test_a_pair_finds_its_teacher_and_changes_nothing_of_its_student(path):
         assert cfg[key] == student[key] == teacher[key] or key == 'optim_wrapper'
 
 
+@pytest.mark.parametrize('pair', ['cifar100/vgg13_mobilenetv2', 'digits_cls/gkd'])
+@pytest.mark.parametrize('path', METHODS)
+def test_a_method_fits_a_pair_by_one_line(path, pair):
+    """Also one whose stages agree neither in channels nor in size, and whose first maps are signed."""
+    cfg, method = load(f'configs/{pair}.py'), Config.fromfile(ROOT / path)
+    cfg.model.distill_losses = method.distill_losses
+    if any(hook.type == 'PrepareLossesHook' for hook in method.distill_hooks):
+        pytest.skip('it is prepared by a run: tests/losses')
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    model.train()
+    loss, logged = model.parse_losses(model(**model.data_preprocessor(batch(6), True), mode='loss'))
+    loss.backward()
+    assert any(name.startswith(f'loss_{next(iter(method.distill_losses))}_') for name in logged)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize('path', METHODS)
 def test_a_method_file_names_no_pair(path):
     cfg = Config.fromfile(ROOT / path)

@@ -178,7 +178,7 @@ def test_a_hostile_file_is_refused_by_the_data_set(tmp_path):
 
 
 @pytest.mark.parametrize('content', [
-    np.zeros(3, 'f4'), np.zeros(3, 'u2'), np.array([{}], object), np.zeros(3, 'u1,u1')])
+    np.zeros(3, 'f4'), np.zeros(3, 'i1'), np.zeros(3, bool), np.array([{}], object), np.zeros(3, 'u1,u1')])
 def test_arrays_of_anything_but_bytes_are_refused(content):
     with pytest.raises(ValueError, match='cannot be read as a pickle of arrays and plain values'):
         read_pickle(pickled({b'data': content}))

@@ -28,7 +28,7 @@ def test_method_files(path):
     assert loss.weights == weights
     if name != 'dsig':
         assert isinstance(loss.nodes, ImageNodes if 'classification' in path else InstanceNodes)
-        assert getattr(loss.nodes, 'pool', True) == (path != 'classification/sp')
+        assert getattr(loss.nodes, 'pool', True) == (path not in ('classification/geometric', 'classification/sp'))
 
 
 @pytest.mark.parametrize('path', ['geometric', 'rkd', 'sp'])
