@@ -69,6 +69,12 @@ class DistillWeightHook(Hook):
         done = (iteration - decay_from) / (stop - decay_from)
         return 1 - done if self.decay == 'linear' else (1 + math.cos(math.pi * done)) / 2
 
+    def before_train(self, runner) -> None:
+        """Refuse a second such hook: there is one factor, on all losses."""
+        if _same_kind(self, runner)[0] is not self:
+            raise ValueError('there are two DistillWeightHooks in custom_hooks, but one factor on all distillation '
+                             'losses: of the hooks of two methods keep one')
+
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set the factor, and log it as ``distill_weight``."""
         model = _distiller(runner, self)
@@ -90,6 +96,8 @@ class PrepareLossesHook(Hook):
     def before_train(self, runner) -> None:
         """Call each loss's ``before_training``; a resumed run has loaded its state by then."""
         model = _distiller(runner, self)
+        if _same_kind(self, runner)[0] is not self:
+            return  # one of two methods' hooks has done it
         model.loss_scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         for loss in model.distill_losses.values():
             loss.before_training(runner)
@@ -97,6 +105,10 @@ class PrepareLossesHook(Hook):
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set the epoch, also where training is counted in iterations."""
         _distiller(runner, self).epoch = runner.iter // len(runner.train_dataloader)
+
+
+def _same_kind(hook: Hook, runner) -> list[Hook]:
+    return [other for other in getattr(runner, 'hooks', [hook]) if type(other) is type(hook)]
 
 
 def _distiller(runner, hook: Hook):

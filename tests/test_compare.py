@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / 'tools'))
 
 import compare  # noqa: E402
+import compare_report  # noqa: E402
 from compare_report import cells, summary, terms  # noqa: E402
 from demo_jobs import JobFailed, run_jobs  # noqa: E402
 from test_demo import job, order  # noqa: E402
@@ -24,10 +25,11 @@ def pair():
 
 def test_every_method_file_is_found_for_the_students_it_fits():
     two_stage, one_stage = ({name: path.parent.name for name, path in compare.method_files(student).items()}
-                            for student in (dict(roi_head=1), dict(bbox_head=1)))
+                            for student in (dict(roi_head=1), dict(bbox_head=dict(type='GFLHead'))))
     assert two_stage['gkd'] == one_stage['gkd'] == '_base_'
     assert not {'digits', 'bccd', 'small_schedule'} & set(two_stage)
-    assert set(two_stage) <= set(one_stage)
+    assert set(one_stage) - set(two_stage) == {'ld'} and set(two_stage) <= set(one_stage)
+    assert 'ld' not in compare.method_files(dict(bbox_head=dict(type='RetinaHead')))
     for name in compare.method_files(dict(head=1)):
         assert (ROOT / f'configs/_base_/classification/{name}.py').is_file()
 
@@ -44,6 +46,21 @@ def test_what_is_trained():
     plain = pair()
     plain.model.inherit = None
     assert list(compare.variants(plain, {})) == ['alone']
+
+
+def test_a_pairs_own_hooks_stay_and_a_methods_imports_come(tmp_path):
+    (tmp_path / 'mine.py').write_text("custom_imports = dict(imports=['json'])\n"
+                                      "distill_losses = dict(mine=dict(type='MyLoss'))\n")
+    given = pair()
+    given.custom_hooks = [dict(type='EMAHook'), *given.custom_hooks]
+    found = compare.variants(given, {'mine': tmp_path / 'mine.py', 'hkd': ROOT / 'configs/_base_/hkd.py'})
+    assert found['mine'].custom_imports.imports == ['mmgkd', 'json']
+    assert [[hook['type'] for hook in cfg.custom_hooks] for cfg in found.values()] == [
+        ['EMAHook'], ['EMAHook', 'DistillWeightHook'], ['EMAHook'], ['EMAHook', 'DistillWeightHook']]
+
+
+def test_numbers_that_json_does_not_know():
+    assert compare_report.finite_only([dict(a=(1., float('nan')), b='x', c=2)]) == [dict(a=[1., None], b='x', c=2)]
 
 
 def test_unknown_methods_are_an_error_that_names_the_known_ones():
@@ -67,7 +84,8 @@ def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monke
 
 
 def run_of(name, seed, score, seconds=1., **more):
-    return dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, **more)
+    run = dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, finite=True)
+    return run | more
 
 
 def test_gains_are_paired_over_seeds():
@@ -78,7 +96,7 @@ def test_gains_are_paired_over_seeds():
 
 
 def test_what_diverged_is_called_so():
-    bad = dict(run_of('x', 0, 0.), terms={'x_edge': (1., float('nan'))})
+    bad = run_of('x', 0, 0., finite=False)
     assert [cells(row)[0] for row in summary([run_of('alone', 0, 10.), bad])] == ['alone', 'x (diverged)']
 
 

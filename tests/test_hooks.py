@@ -190,3 +190,13 @@ def test_every_learned_parameter_has_a_gradient():
 def test_preparing_needs_a_distiller(train):
     with pytest.raises(TypeError, match='PrepareLossesHook needs a Distiller, the model is a RetinaNet'):
         train(tiny('retinanet'), custom_hooks=[dict(type='PrepareLossesHook')])
+
+
+def test_two_weight_hooks_are_refused(train):
+    with pytest.raises(ValueError, match='two DistillWeightHooks'):
+        train(distiller_config(), custom_hooks=[dict(type='DistillWeightHook'), dict(type='DistillWeightHook', stop=3)])
+
+
+def test_two_preparations_are_one(train):
+    """Each method's file brings its own hook; ``Learning`` refuses to be prepared twice."""
+    train(distiller_config(**LEARNING), custom_hooks=[dict(type='PrepareLossesHook')] * 2)

@@ -28,6 +28,7 @@ from demo_progress import Watch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from rich.console import Console  # noqa: E402
 
+from mmgkd.detectors import model_config  # noqa: E402
 from mmgkd.preflight import InputError, check_training  # noqa: E402
 
 METHODS = ROOT / 'configs' / '_base_'
@@ -44,14 +45,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='epochs of the students, instead of the config\'s')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at once (default: the cores)')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_<pair\'s folder>')
+    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_<folder and name of the pair>')
     args = parser.parse_args(argv)
     for name, least in (('seeds', 1), ('first_seed', 0), ('jobs', 1), ('epochs', 1)):
         if getattr(args, name) is not None and getattr(args, name) < least:
             parser.error(f'--{name.replace("_", "-")} must be at least {least}, got {getattr(args, name)}')
     if not Path(args.pair).is_file():
         parser.error(f'no config file {args.pair!r} (looked in {os.getcwd()})')
-    args.work_dir = (args.work_dir or ROOT / 'work_dirs' / f'compare_{Path(args.pair).resolve().parent.name}').resolve()
+    pair = Path(args.pair).resolve()
+    args.work_dir = (args.work_dir or ROOT / 'work_dirs' / f'compare_{pair.parent.name}_{pair.stem}').resolve()
     return args
 
 
@@ -66,10 +68,15 @@ def folder_of(student: dict) -> str:
 
 def method_files(student: dict) -> dict[str, Path]:
     """Every method that fits a student, with its file."""
+    from mmdet.models.dense_heads import GFLHead
+    from mmdet.registry import MODELS
     folder = folder_of(student)
     files = {} if folder == 'classification' else {
         path.stem: path for path in METHODS.glob('*.py') if 'distill_losses' in path.read_text()}
-    return dict(sorted((files | {path.stem: path for path in (METHODS / folder).glob('*.py') if folder}).items()))
+    files |= {path.stem: path for path in (METHODS / folder).glob('*.py') if folder}
+    if folder == 'one_stage' and not issubclass(MODELS.get(student['bbox_head']['type']), GFLHead):
+        del files['ld']  # it compares distributions of box edges
+    return dict(sorted(files.items()))
 
 
 def find_methods(names: Sequence[str], student: dict) -> dict[str, Path]:
@@ -85,8 +92,8 @@ def find_methods(names: Sequence[str], student: dict) -> dict[str, Path]:
 def variants(pair: Config, methods: dict[str, Path]) -> dict[str, Config]:
     """The configs to train, by name: the student alone, what inheritance alone gives, and each method."""
     alone = deepcopy(pair)
-    alone.model = alone.model.student
-    alone.custom_hooks = []
+    alone.model = model_config(alone.model.student)
+    alone.custom_hooks = own_hooks(pair)
     found = {ALONE: alone}
     if pair.model.get('inherit'):
         found[INHERIT] = with_method(pair, pair.model.distill_losses, [
@@ -95,14 +102,22 @@ def variants(pair: Config, methods: dict[str, Path]) -> dict[str, Config]:
         method = Config.fromfile(str(path))
         if 'distill_losses' not in method:
             raise SystemExit(f'tools/compare.py: {path} defines no distill_losses: it is no method')
-        found[name] = with_method(pair, method.distill_losses, method.get('distill_hooks', []))
+        found[name] = with_method(pair, method.distill_losses, method.get('distill_hooks', []),
+                                  method.get('custom_imports', {}).get('imports', []))
     return found
 
 
-def with_method(pair: Config, losses: dict, hooks: list) -> Config:
+def own_hooks(pair: Config) -> list:
+    """The hooks of a pair that are not a method's."""
+    return [hook for hook in pair.get('custom_hooks') or []
+            if hook['type'] not in ('DistillWeightHook', 'PrepareLossesHook')]
+
+
+def with_method(pair: Config, losses: dict, hooks: list, imports: Sequence[str] = ()) -> Config:
     cfg = deepcopy(pair)
     cfg.model.distill_losses = losses
-    cfg.custom_hooks = hooks
+    cfg.custom_hooks = [*own_hooks(pair), *hooks]
+    cfg.custom_imports = dict(imports=list(dict.fromkeys(['mmgkd', *imports])), allow_failed_imports=False)
     return cfg
 
 
@@ -112,6 +127,7 @@ def digest(*texts: str) -> str:
     return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
+@functools.lru_cache(None)
 def sources() -> str:
     """A digest of the package."""
     return digest(*(path.read_text() for path in sorted((ROOT / 'mmgkd').rglob('*.py'))))
@@ -124,6 +140,10 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
     if teacher and cfg.model.type == 'Distiller':
         cfg.model.teacher.checkpoint = str(teacher.product)
     cfg.work_dir = None
+    if 'max_epochs' not in cfg.train_cfg:
+        raise SystemExit('tools/compare.py: trainings are counted in epochs, and train_cfg has no max_epochs')
+    if 'mmgkd.' in Config(dict(model=cfg.model)).pretty_text:  # made of this package even without a method
+        code = code or sources()
     key = digest(cfg.pretty_text, code, teacher.digest if teacher else '')
     folder = folder / f'seed{seed}' / f'{name}-{key[:8]}'
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +160,7 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
 def check_data(pair: Config) -> None:
     """Refuse a pair whose data are not there, before anything is started."""
     alone = deepcopy(pair)
-    alone.model = alone.model.student
+    alone.model = model_config(alone.model.student)
     try:
         check_training(alone)
     except InputError as error:
@@ -163,7 +183,7 @@ def plan(args: argparse.Namespace) -> dict[tuple[str, int], Job]:
     if pair.model.type != 'Distiller':
         raise SystemExit(f'tools/compare.py: {args.pair} is no distillation, its model is a {pair.model.type}')
     check_data(pair)
-    configs = variants(pair, find_methods(args.methods, pair.model.student))
+    configs = variants(pair, find_methods(args.methods, model_config(pair.model.student)))
     teacher = pair.model.teacher.config
     trained = isinstance(teacher, str) and os.path.isfile(teacher)  # else it is one that others have trained
     code, jobs, seeds = sources(), {}, range(args.first_seed, args.first_seed + args.seeds)

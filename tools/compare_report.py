@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +30,8 @@ def measure(name: str, seed: int, job: Job) -> dict:
     return dict(name=name, seed=seed, metric=METRICS[key][0] if key else 'metric',
                 score=max(0., validated[-1][key]) * METRICS[key][1] if key else float('nan'),
                 curve={line['step']: line[key] * METRICS[key][1] for line in validated},
-                terms=terms(trained), seconds=statistics.median(line['time'] for line in trained),
+                terms=terms(trained), seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
+                finite=all(math.isfinite(line['loss']) for line in trained),
                 peak=job.record().get('peak', 0.), folder=str(job.folder))
 
 
@@ -56,7 +58,7 @@ def summary(results: Sequence[dict]) -> list[dict]:
             name=name, seeds=[row['seed'] for row in runs], scores=[row['score'] for row in runs],
             gains=[] if name in ('teacher', 'alone') else [row['score'] - base['score'] for row, base in pairs],
             time=statistics.median(row['seconds'] / base['seconds'] for row, base in pairs) if pairs else None,
-            peak=max(row['peak'] for row in runs),
+            peak=max(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
             terms={term: tuple(statistics.fmean(row['terms'][term][i] for row in runs) for i in (0, 1))
                    for term in runs[0]['terms'] if all(term in row['terms'] for row in runs)}))
     return rows
@@ -73,9 +75,17 @@ def spread(values: Sequence[float], sign: str = '') -> str:
 def cells(row: dict) -> tuple[str, ...]:
     """A row in the order of ``COLUMNS``."""
     own = ', '.join(f'{term.partition("_")[2]} {start:.3g} → {end:.3g}' for term, (start, end) in row['terms'].items())
-    broken = any(value != value for pair in row['terms'].values() for value in pair)
-    return (row['name'] + ' (diverged)' * broken, spread(row['scores']), spread(row['gains'], '+'), own,
+    return (row['name'] + ' (diverged)' * (not row['finite']), spread(row['scores']), spread(row['gains'], '+'), own,
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
+
+
+def finite_only(value):
+    """With ``None`` for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite_only(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_only(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write(results: Sequence[dict], folder: Path, console: Console) -> None:
@@ -98,7 +108,7 @@ def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     lines = [columns, ['---'] * len(columns), *map(cells, rows)]
     text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
     (folder / 'results.md').write_text(f'{text}\n\n{note}\n')
-    (folder / 'results.json').write_text(json.dumps(results, indent=1))
+    (folder / 'results.json').write_text(json.dumps(finite_only(results), indent=1))
     with (folder / 'results.csv').open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['name', 'seed', columns[1], 'seconds_per_iteration', 'peak_MB', 'folder'])

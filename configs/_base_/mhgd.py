@@ -1,5 +1,5 @@
-# MHGD: attention graphs, Lee and Song, BMVC 2019, the method alone: a pair config adds the student, the teacher and the data.
-# The paper is about classifiers. Instances, layer norms, the mean over nodes and the cheap gradient rule are for detectors.
+# MHGD: attention graphs, Lee and Song, BMVC 2019. The paper is about classifiers: instances, layer norms, the mean over
+# nodes and the cheap gradient rule are for detectors.
 # The weight, with which the loss starts at 0.1 to 0.6, and the 2000 iterations for the heads are not tuned.
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
 
