@@ -129,13 +129,10 @@ def total(model, terms):
     return model.parse_losses(terms)[0]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope='session', autouse=True)
 def one_thread():
-    """Sums in one order, so that equal runs give equal bits."""
-    threads = torch.get_num_threads()
+    """Sums in one order, so that equal runs give equal bits, those of fixtures of whole modules too."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='session')
