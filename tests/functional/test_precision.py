@@ -80,8 +80,9 @@ def test_moments_and_attention_by_themselves_under_autocast():
 @pytest.mark.parametrize('spectral', SPECTRAL)
 @pytest.mark.parametrize('attention', ATTENTION)
 @pytest.mark.parametrize('offset', [0, 1e3])
-@pytest.mark.parametrize('shape, seed', [((1, 5, 20, 30), 1), ((1, 8, 40, 60), 0)])
+@pytest.mark.parametrize('shape, seed', [((1, 5, 20, 30), 1), ((1, 8, 40, 60), 7)])
 def test_float32_is_accurate_where_the_mean_dwarfs_the_deviation(shape, seed, offset, attention, spectral):
+    """On graphs with a clear gap behind the embedding, by whose inverse any rounding is multiplied."""
     student, teacher = (x + offset for x in maps(shape=shape, seed=seed))  # rounded to float32 here
     got, gradient = run(student, teacher, attention=attention, spectral=spectral)
     if shape[1] == 5:  # the loops take their time
@@ -90,8 +91,8 @@ def test_float32_is_accurate_where_the_mean_dwarfs_the_deviation(shape, seed, of
     for term in got:
         if shape[1] == 5:
             assert exact[term].item() == pytest.approx(want[term], rel=1e-6)
-        assert got[term].item() == pytest.approx(exact[term].item(), rel=1e-3), term
-        assert relative(gradient[term].double(), expected[term]) < 2e-3, term
+        assert got[term].item() == pytest.approx(exact[term].item(), rel=1e-3 if offset else 1e-4), term
+        assert relative(gradient[term].double(), expected[term]) < (2e-3 if offset else 2e-4), term
 
 
 LAYOUTS = {
