@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .checks import check_temperature
 from .precision import float32_island, working_dtype
 
 __all__ = ['info_nce', 'unit_rows']
@@ -91,5 +92,4 @@ def _check(anchor, positive, negatives, counts, temperature) -> None:
                          f'{tuple(anchor.shape)}, {tuple(positive.shape)} and {tuple(negatives.shape)}')
     if counts is not None and counts.shape != (len(anchor), len(negatives)):
         raise ValueError(f'counts must be (N, Q) = {(len(anchor), len(negatives))}, got {tuple(counts.shape)}')
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)

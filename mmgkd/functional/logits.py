@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_temperature
 from .precision import working_dtype
 
 __all__ = ['ACTIVATIONS', 'check_logits', 'probabilities']
@@ -27,7 +28,6 @@ def check_logits(student: Tensor, teacher: Tensor, temperature: float, activatio
     if student.dim() != shape.count(',') + 1 or student.shape != teacher.shape:
         raise ValueError(f'student and teacher must be logits of one shape {shape}, got {tuple(student.shape)} and '
                          f'{tuple(teacher.shape)}')
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
     if activation not in ACTIVATIONS:
         raise ValueError(f'activation must be of {ACTIVATIONS}, got {activation!r}')

@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..functional import float32_island, info_nce, knn_graph, prediction_graph, tag_convolution, unit_rows
+from ..functional.checks import check_temperature
 from ..nodes import evenly_spread, node_source
 from .base import DistillLoss
 from .memory import InstanceQueue, MemoryBank, dataset_labels
@@ -239,8 +240,7 @@ def _check(weights: dict, counts: dict, shares: dict, temperature: float) -> Non
     for name, value in shares.items():
         if not 0 <= value <= 1:
             raise ValueError(f'{name} must be from 0 to 1, got {value}')
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
+    check_temperature(temperature)
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
