@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
@@ -13,7 +13,7 @@ from .detectors import model_config
 from .pretrained import backbone_addresses
 from .teacher import Teacher
 
-__all__ = ['InputError', 'check_testing', 'check_training', 'innermost', 'is_classifier', 'read_config']
+__all__ = ['InputError', 'check_testing', 'check_training', 'innermost', 'is_classifier', 'is_distiller', 'read_config']
 
 
 class InputError(Exception):
@@ -53,7 +53,7 @@ def check_training(cfg: Config) -> None:
     elif not cfg.get('resume'):
         for address in backbone_addresses(_student(cfg)):
             _check_checkpoint(address, 'the student\'s backbone')
-    if cfg.model.type == 'Distiller':
+    if is_distiller(cfg):
         try:
             teacher = Teacher(**cfg.model.get('teacher', {}))
             teacher.model_config()
@@ -88,6 +88,12 @@ def innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield dataset
 
 
+def is_distiller(cfg: Config) -> bool:
+    """Whether the model is a :class:`Distiller`, by this name or by that of the scope, ``mmgkd.Distiller``."""
+    kind = cfg.get('model', {}).get('type')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2] == 'Distiller'
+
+
 def is_classifier(cfg: Config) -> bool:
     """Whether the model, or the student in it, sorts images into classes and finds no boxes.
 
@@ -98,7 +104,7 @@ def is_classifier(cfg: Config) -> bool:
 
 
 def _student(cfg: Config) -> ConfigDict:
-    if cfg.model.type != 'Distiller':
+    if not is_distiller(cfg):
         return cfg.model
     try:
         return model_config(cfg.model.student)
@@ -116,6 +122,7 @@ def _check_checkpoint(path: str, role: str) -> None:
 
 
 def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
+    open_vocabulary = 'language_model' in student  # num_classes then counts the tokens of a text
     for part in innermost(dataset):
         root = part.get('data_root') or ''
         prefix = part.get('data_prefix') or {}
@@ -133,18 +140,24 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
         known = {**getattr(DATASETS.get(part.type), 'METAINFO', {}), **(part.get('metainfo') or {})}
         classes = known.get('thing_classes') or known.get('classes')
         for where, count in _class_counts(student):
-            if classes and count != len(classes):
+            if classes and count != len(classes) and not open_vocabulary:
                 raise InputError(f'{loader}: {part.type} has {len(classes)} classes ({", ".join(classes[:3])}, ...), '
                                  f'but the model\'s {where}.num_classes is {count}: make them equal')
 
 
 def _check_metric(cfg: Config, name: str) -> None:
-    metrics = cfg.get(name) or ()
-    for metric in [metrics] if isinstance(metrics, dict) else metrics:
+    for metric in _metrics(cfg.get(name) or ()):
         path = metric.get('ann_file')
         if path and '://' not in path and not os.path.exists(path):
             raise InputError(f'{name}: no {path!r} (ann_file of {metric.type}, looked in {os.getcwd()}). It belongs to '
                              'the data set: where that moved, this must too')
+
+
+def _metrics(evaluator: ConfigDict | Sequence) -> Iterator[ConfigDict]:
+    """The metrics in an evaluator, which may be one, several, or those of several data sets."""
+    for metric in [evaluator] if isinstance(evaluator, dict) else evaluator:
+        yield metric
+        yield from _metrics(metric.get('metrics') or ())
 
 
 def _class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:

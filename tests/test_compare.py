@@ -1,9 +1,11 @@
-"""The comparison of methods: what it trains, what it makes of the logs. Trainings themselves are in the demo's test."""
+"""The comparison of methods: what it trains, what it makes of the logs, and a whole one of a minute."""
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmdet.registry import MODELS
 from mmengine.config import Config
 
 pytest.importorskip('sklearn')
@@ -12,7 +14,8 @@ sys.path.append(str(ROOT / 'tools'))
 
 import compare  # noqa: E402
 import compare_report  # noqa: E402
-from compare_report import cells, summary, terms  # noqa: E402
+import own_terms  # noqa: E402
+from compare_report import cells, summary  # noqa: E402
 from demo_jobs import JobFailed, run_jobs  # noqa: E402
 from test_demo import job, order  # noqa: E402
 
@@ -100,9 +103,51 @@ def test_what_diverged_is_called_so():
     assert [cells(row)[0] for row in summary([run_of('alone', 0, 10.), bad])] == ['alone', 'x (diverged)']
 
 
-def test_terms_are_compared_at_both_ends():
-    lines = [dict(loss=1., loss_rpn=1., loss_gkd_edge=2. * i, gkd_edge=float(i)) for i in range(20)]
-    assert terms(lines) == {'gkd_edge': (.5, 18.5)}
+def test_a_method_that_did_nothing_to_its_own_terms_is_called_so():
+    runs = [run_of('x', 0, 1., terms=dict(x_a=(1., .5), x_b=(1., 2.))), run_of('y', 0, 1., terms=dict(y_a=(1., 1.)))]
+    first, second = [cells(row) for row in summary(runs)]
+    assert first[0] == 'x' and first[3] == 'a 1 → 0.5, b 1 → 2'
+    assert second[0] == 'y (no term of its own fell)'
+
+
+def test_a_whole_comparison(tmp_path, capsys):
+    """Teacher, student alone, two methods and what these did to their own terms; and again, with nothing left to do."""
+    for name, more in (('teacher', ''), ('gkd', """
+model = dict(teacher=dict(config='{{ fileDirname }}/teacher.py'))
+train_dataloader = dict(batch_size=100)""")):
+        (tmp_path / f'{name}.py').write_text(
+            f"_base_ = [{str(ROOT / f'configs/digits_cls/{name}.py')!r}]\ntrain_cfg = dict(max_epochs=1){more}\n")
+    command = [str(tmp_path / 'gkd.py'), '--methods', 'kd', 'rkd', '--work-dir', str(tmp_path / 'out'), '--jobs', '2']
+    compare.main(command)
+    results = {row['name']: row for row in json.loads((tmp_path / 'out/results.json').read_text())}
+    assert set(results) == {'teacher', 'alone', 'kd', 'rkd'} and all(row['finite'] for row in results.values())
+    assert results['kd']['peak'] > 100 and results['kd']['seconds'] > 0
+    stored = (tmp_path / 'out/seed0').glob('kd-*/own_terms/terms.json')
+    assert json.loads(next(stored).read_text()) == results['kd']['terms']
+    assert set(results['rkd']['terms']) == {'rkd_distance', 'rkd_angle'}
+    assert all(value > 0 for pair in results['rkd']['terms'].values() for value in pair)
+    text = (tmp_path / 'out/results.md').read_text()
+    assert '| kd | ' in text and 'divergence' not in text and 'kl ' in text
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
+    compare.main(command)
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
+
+
+def test_own_terms_differ_by_the_student_alone(tmp_path):
+    """The same student on both sides has the same terms; another has others, all else equal."""
+    cfg = Config.fromfile(str(ROOT / 'configs/digits_cls/gkd.py'))
+    cfg.model.distill_losses = dict(pkd=dict(type='PKDLoss'))
+    cfg.model.teacher = dict(config=str(ROOT / 'configs/digits_cls/teacher.py'), checkpoint=None, allow_random=True)
+    paths = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        model = MODELS.build(cfg.model)
+        model.init_weights()
+        paths.append(str(tmp_path / f'{seed}.pth'))
+        torch.save(dict(state_dict=model.state_dict()), paths[-1])
+    same, = own_terms.own_terms(cfg, paths[0], paths[0], 2).values()
+    other, = own_terms.own_terms(cfg, paths[0], paths[1], 2).values()
+    assert same[0] == same[1] == other[1] != other[0]
 
 
 def test_a_failure_spares_what_does_not_need_it(tmp_path):

@@ -9,7 +9,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
-from mmgkd.preflight import check_training
+from mmgkd.preflight import InputError, check_testing, check_training
 
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = ('cifar10', 'cifar100', 'digits_cls')  # folders, see tests/classification
@@ -87,3 +87,25 @@ def test_no_two_configs_share_a_work_folder_and_each_pair_finds_its_teacher():
         trained = Config.fromfile(ROOT / 'configs' / of)
         assert Config.fromfile(ROOT / 'configs' / path).model.teacher.checkpoint == \
             f'{trained.work_dir}/epoch_{trained.train_cfg.max_epochs}.pth'
+
+
+def test_a_text_detectors_classes_are_not_counted(digits, monkeypatch):
+    """Its heads have as many outputs as a text has tokens."""
+    cfg = load(str(ROOT / 'configs/digits/student.py'))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = f'{digits}/'
+    cfg.val_evaluator.ann_file = f'{digits}/annotations/val.json'
+    cfg.model.roi_head.bbox_head.num_classes = 256
+    with pytest.raises(InputError, match='num_classes is 256: make them equal'):
+        check_training(cfg)
+    cfg.model.language_model = dict(type='BertModel')
+    check_training(cfg)
+
+
+def test_the_metrics_of_several_data_sets_are_checked(digits):
+    cfg = load(str(ROOT / 'configs/digits/student.py'))
+    cfg.test_dataloader.dataset.data_root = f'{digits}/'
+    cfg.test_evaluator = dict(type='MultiDatasetEvaluator', dataset_prefixes=['a'], metrics=[
+        dict(type='CocoMetric', ann_file='nowhere.json')])
+    with pytest.raises(InputError, match="test_evaluator: no 'nowhere.json' .ann_file of CocoMetric"):
+        check_testing(cfg)

@@ -134,6 +134,11 @@ def test_resume_goes_on_and_scales_the_rate(trained, digits):
      'has no test_dataloader'),
     ('test.py', ['{configs}/digits/student.py', 'teacher.pth', '--tta', '--cfg-options',
                  'test_dataloader.dataset.pipeline=[]'], '--tta: CocoDataset in test_dataloader has no pipeline'),
+    ('train.py', ['{configs}/digits/gkd.py', '--cfg-options', 'model.type=mmgkd.Distiller'],
+     "teacher: no checkpoint 'work_dirs/digits_teacher/"),
+    ('test.py', ['{configs}/digits/student.py', 'teacher.pth', '--out', 'x.pkl', '--cfg-options',
+                 'test_evaluator.type=MultiDatasetEvaluator', 'test_evaluator.metrics=[]'],
+     '--out: a MultiDatasetEvaluator keeps no detections'),
     pytest.param('train.py', ['{configs}/digits/student.py', '--amp'], '--amp needs a GPU', marks=pytest.mark.skipif(
         get_device() != 'cpu', reason='it has one')),
 ])

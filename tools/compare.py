@@ -29,7 +29,7 @@ from mmengine.config import Config  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from mmgkd.detectors import model_config  # noqa: E402
-from mmgkd.preflight import InputError, check_training  # noqa: E402
+from mmgkd.preflight import InputError, check_training, is_distiller  # noqa: E402
 
 METHODS = ROOT / 'configs' / '_base_'
 ALONE, INHERIT = 'alone', 'inherit'
@@ -39,8 +39,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('pair', help='config of a distillation, such as configs/digits/gkd.py')
     parser.add_argument('--methods', nargs='+', metavar='NAME', default=['all'],
-                        help='files of configs/_base_, or configs of your own with distill_losses; default: all that '
-                             'fit the student')
+                        help='files of configs/_base_, or configs of your own with distill_losses; default: all for '
+                             'detectors of two stages, of one, or classifiers, as the student is')
     parser.add_argument('--seeds', type=int, default=1, help='how often to repeat everything (default: 1)')
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='epochs of the students, instead of the config\'s')
@@ -110,7 +110,7 @@ def variants(pair: Config, methods: dict[str, Path]) -> dict[str, Config]:
 def own_hooks(pair: Config) -> list:
     """The hooks of a pair that are not a method's."""
     return [hook for hook in pair.get('custom_hooks') or []
-            if hook['type'] not in ('DistillWeightHook', 'PrepareLossesHook')]
+            if str(hook['type']).rpartition('.')[2] not in ('DistillWeightHook', 'PrepareLossesHook')]
 
 
 def with_method(pair: Config, losses: dict, hooks: list, imports: Sequence[str] = ()) -> Config:
@@ -137,7 +137,7 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
     """The job that trains one model; its config is written where its results will be."""
     cfg = deepcopy(cfg)
     cfg.randomness = dict(seed=seed)
-    if teacher and cfg.model.type == 'Distiller':
+    if teacher and is_distiller(cfg):
         cfg.model.teacher.checkpoint = str(teacher.product)
     cfg.work_dir = None
     if 'max_epochs' not in cfg.train_cfg:
@@ -155,6 +155,21 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
     command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
                needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True)
+
+
+def own_terms(jobs: dict[tuple[str, int], Job]) -> dict[tuple[str, int], Job]:
+    """By name and seed, the jobs that measure what each method did to its own terms."""
+    found = {}
+    for (name, seed), job in jobs.items():
+        without = jobs.get((INHERIT, seed), jobs[ALONE, seed])
+        if name in ('teacher', ALONE, INHERIT):
+            continue
+        folder = job.folder / 'own_terms'
+        command = [sys.executable, 'tools/own_terms.py', str(job.folder / 'config.py'), str(job.product),
+                   '--without', str(without.product), '--out', str(folder / 'terms.json')]
+        found[name, seed] = Job(f'seed {seed} {name}, terms', 'terms', folder, command, folder / 'terms.json',
+                                digest(job.digest, without.digest), needs=[job, without], guess=15.)
+    return found
 
 
 def check_data(pair: Config) -> None:
@@ -180,7 +195,7 @@ def images_in(config: str) -> int:
 def plan(args: argparse.Namespace) -> dict[tuple[str, int], Job]:
     """Every training, by name and seed, in order of importance."""
     pair = Config.fromfile(args.pair)
-    if pair.model.type != 'Distiller':
+    if not is_distiller(pair):
         raise SystemExit(f'tools/compare.py: {args.pair} is no distillation, its model is a {pair.model.type}')
     check_data(pair)
     configs = variants(pair, find_methods(args.methods, model_config(pair.model.student)))
@@ -206,10 +221,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with lock(args.work_dir) as held:
             jobs = plan(args)
+            terms = own_terms(jobs)
             console.print(f'{len(jobs)} trainings, {args.jobs} at once, kept in {show(args.work_dir)}', highlight=False)
             with Watch(console, args.jobs) as watch:
-                failures = run_jobs(list(jobs.values()), args.jobs, 1, watch, inherited=[held.fileno()], go_on=True)
-            write(collect(jobs), args.work_dir, console)
+                failures = run_jobs([*jobs.values(), *terms.values()], args.jobs, 1, watch,
+                                    inherited=[held.fileno()], go_on=True)
+            write(collect(jobs, terms), args.work_dir, console)
             if failures:
                 raise JobFailed('\n'.join(failures))
     except BlockingIOError:

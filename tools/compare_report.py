@@ -14,15 +14,15 @@ from rich.table import Table
 
 METRICS = {  # MMEngine's name: what to call it, and the factor that makes it percent
     'coco/bbox_mAP': ('mAP', 100), 'pascal_voc/mAP': ('mAP', 100), 'accuracy/top1': ('top-1', 1)}
-COLUMNS = ('', '{metric}', 'to alone', 'own terms: start → end', 'time', 'peak MB')
+COLUMNS = ('', '{metric}', 'to alone', 'own terms: without → with it', 'time', 'peak MB')
 
 
-def collect(jobs: Mapping[tuple[str, int], Job]) -> list[dict]:
-    """One entry for each training that is done."""
-    return [measure(name, seed, job) for (name, seed), job in jobs.items() if job.is_done()]
+def collect(jobs: Mapping[tuple[str, int], Job], terms: Mapping[tuple[str, int], Job]) -> list[dict]:
+    """One entry for each training that is done, with its own terms if they were measured."""
+    return [measure(name, seed, job, terms.get((name, seed))) for (name, seed), job in jobs.items() if job.is_done()]
 
 
-def measure(name: str, seed: int, job: Job) -> dict:
+def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
     lines = read_scalars(job.folder)
     trained = [line for line in lines if 'loss' in line]
     validated = [line for line in lines if any(key in line for key in METRICS)]
@@ -30,21 +30,10 @@ def measure(name: str, seed: int, job: Job) -> dict:
     return dict(name=name, seed=seed, metric=METRICS[key][0] if key else 'metric',
                 score=max(0., validated[-1][key]) * METRICS[key][1] if key else float('nan'),
                 curve={line['step']: line[key] * METRICS[key][1] for line in validated},
-                terms=terms(trained), seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
+                terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
+                seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
                 finite=all(math.isfinite(line['loss']) for line in trained),
                 peak=job.record().get('peak', 0.), folder=str(job.folder))
-
-
-def terms(lines: Sequence[dict], share: float = .1) -> dict[str, tuple[float, float]]:
-    """Each raw distillation term at the start and at the end: means over the first and the last tenth of its lines."""
-    names = {key.removeprefix('loss_') for line in lines for key in line
-             if key.startswith('loss_') and key.removeprefix('loss_') in line}
-    found = {}
-    for name in sorted(names):
-        values = [line[name] for line in lines if name in line]
-        part = max(1, round(share * len(values)))
-        found[name] = statistics.fmean(values[:part]), statistics.fmean(values[-part:])
-    return found
 
 
 def summary(results: Sequence[dict]) -> list[dict]:
@@ -74,8 +63,11 @@ def spread(values: Sequence[float], sign: str = '') -> str:
 
 def cells(row: dict) -> tuple[str, ...]:
     """A row in the order of ``COLUMNS``."""
-    own = ', '.join(f'{term.partition("_")[2]} {start:.3g} → {end:.3g}' for term, (start, end) in row['terms'].items())
-    return (row['name'] + ' (diverged)' * (not row['finite']), spread(row['scores']), spread(row['gains'], '+'), own,
+    own = ', '.join(f'{term.partition("_")[2]} {without:.3g} → {having:.3g}'
+                    for term, (without, having) in row['terms'].items())
+    flags = ' (diverged)' * (not row['finite']) + ' (no term of its own fell)' * bool(
+        row['terms'] and all(having >= without for without, having in row['terms'].values()))
+    return (row['name'] + flags, spread(row['scores']), spread(row['gains'], '+'), own,
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
 
 
@@ -102,8 +94,9 @@ def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     console.print(table)
     count = max(len(row['seeds']) for row in rows)
     note = f'{columns[1]} in percent at the last epoch, mean ± standard deviation over {count} seed(s); "to alone": ' \
-           'the mean paired difference; own terms: raw values in the first and the last tenth of the training; time ' \
-           'of an iteration relative to the student alone, median, with other trainings beside it.'
+           'the mean paired difference; own terms: raw values on the same batches, for the student trained without ' \
+           'the method and for the one trained with it; time of an iteration relative to the student alone, median, ' \
+           'with other trainings beside it.'
     console.print(note, style='dim', markup=False, highlight=False)
     lines = [columns, ['---'] * len(columns), *map(cells, rows)]
     text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)

@@ -73,6 +73,8 @@ def main() -> None:
     try:
         cfg = configure(args)
         check_testing(cfg)
+        if args.out and getattr(cfg.test_evaluator, 'type', '') == 'MultiDatasetEvaluator':
+            raise InputError('--out: a MultiDatasetEvaluator keeps no detections; test one data set at a time')
         if args.tta:
             augment(cfg)
     except InputError as error:
