@@ -204,6 +204,83 @@ def test_synchronised_norms_are_folded(checkpoint):
     assert close(maps(a), maps(b), 1e-6)
 
 
+# ---- layout and dtype
+
+def channels_last(model):
+    return [m.weight.is_contiguous(memory_format=torch.channels_last)
+            for m in model.teacher.detector.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+
+
+def test_runs_with_channels_last_and_gives_contiguous_maps(loaded):
+    seen = []
+    loaded.teacher.detector.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    feats = maps(loaded)
+    assert all(channels_last(loaded)) and seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert all(x.is_contiguous() for x in feats)
+
+
+@MODELS.register_module()
+class MapsAsTheyLie(BaseModule):
+    """Reads memory as though maps were contiguous, as mmcv's operators do, or refuses."""
+    refuses = False
+
+    def __init__(self, init_cfg=None):
+        super().__init__(init_cfg)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.refuses:
+            return (x.view(-1).view(x.shape),)
+        return (x.as_strided(x.shape, torch.empty(x.shape, device='meta').stride()),)
+
+
+@MODELS.register_module()
+class MapsRefused(MapsAsTheyLie):
+    refuses = True
+
+
+@pytest.mark.parametrize('backbone', ['MapsAsTheyLie', 'MapsRefused'])
+def test_not_with_channels_last_where_an_operator_does_not_heed_it(backbone):
+    config = tiny('detr', neck=dict(in_channels=[8]))
+    config['backbone'] = dict(type=backbone)
+    model = distiller(config, dict(config=config))
+    assert not any(channels_last(model)) and all(x.isfinite().all() for x in maps(model))
+
+
+def test_not_with_channels_last_beside_operators_of_mmcv():
+    config = tiny(backbone=merge(RESNET, dict(
+        depth=50, dcn=dict(type='DCNv2', deform_groups=1), stage_with_dcn=(False, False, False, True))))
+    config['neck']['in_channels'] = [4 * c for c in config['neck']['in_channels']]
+    model = distiller(teacher=dict(config=config))
+    assert not any(channels_last(model)) and all(x.isfinite().all() for x in maps(model))
+
+
+@pytest.mark.parametrize('needs', [dict(gkd=dict(type='ChannelGraphLoss', num_eigenvectors=4)),
+                                   dict(kd=dict(type='KLLoss'))], ids=['maps', 'head too'])
+def test_in_bfloat16(checkpoint, needs):
+    """Maps of the batch's dtype, a percent off; heads as they were; and the same losses, a percent off."""
+    exact, rough = (distiller(distill_losses=needs, teacher=dict(
+        checkpoint=checkpoint, allow_random=False, dtype=dtype)) for dtype in (None, 'bfloat16'))
+    torch.manual_seed(1)
+    one = losses(exact)
+    torch.manual_seed(1)
+    other = losses(rough)
+    dtypes = {name: {p.dtype for p in part.parameters()} for name, part in rough.teacher.detector.named_children()}
+    assert dtypes.pop('backbone') == dtypes.pop('neck') == {torch.bfloat16}
+    assert set(dtypes) == ({'rpn_head', 'roi_head'} if 'kd' in needs else set())
+    assert all(found == {torch.float32} for found in dtypes.values())
+    a, b = maps(exact), maps(rough)
+    assert {x.dtype for x in b} == {torch.float32} and close(b, a, .02) and not close(b, a, 1e-4)
+    for key in (key for key in one if key.startswith(tuple(needs))):
+        assert 0 < abs(float(one[key]) - float(other[key])) < .05 * float(one[key]), key
+
+
+def test_unknown_dtype():
+    with pytest.raises(ValueError, match="dtype must be one of .*'bfloat16'.*got 'float16'"):
+        distiller(teacher=dict(dtype='float16'))
+
+
 # ---- checkpoints
 
 def test_no_checkpoint_must_be_meant():
@@ -219,7 +296,7 @@ def test_unknown_arguments(argument):
 
 
 def test_its_weights_are_the_checkpoints(checkpoint, monkeypatch):
-    monkeypatch.setattr(teacher_module, '_folded', lambda detector, maps_from: detector)
+    monkeypatch.setattr(teacher_module, '_quick', lambda detector, maps_from: (detector, torch.contiguous_format))
     model = distiller(teacher=dict(checkpoint=checkpoint, allow_random=False))
     weights = torch.load(checkpoint)['state_dict']
     state = model.teacher.detector.state_dict()
