@@ -4,8 +4,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cells import kept_cells
-from .precision import float32_island, working_dtype
+from .cells import kept_cells, runs
+from .precision import float32_island
 from .sums import cell_sum
 
 __all__ = ['channel_attention', 'channel_focus', 'masked_softmax', 'spatial_attention', 'spatial_focus',
@@ -54,7 +54,7 @@ def spatial_focus(feat: Tensor, valid: Tensor | None = None, *, temperature: flo
     """
     with float32_island(feat):
         keep = kept_cells(feat, valid)
-        focus = masked_softmax(_energy(feat) / (feat.shape[1] * temperature), keep > 0)
+        focus = masked_softmax(_energy(feat, keep) / (feat.shape[1] * temperature), keep > 0)
         return keep.sum(-1, keepdim=True) * focus
 
 
@@ -99,7 +99,7 @@ def spatial_attention(teacher: Tensor, valid: Tensor | None = None, *, temperatu
     """
     with torch.no_grad(), float32_island(teacher):
         flat = uniform_weight(teacher, valid)  # (N, HW)
-        energy = _energy(teacher)
+        energy = _energy(teacher, flat)
         focus = masked_softmax(_relative(energy, (energy * flat).sum(-1)) / temperature, flat > 0)
         return flat.lerp(focus, 1 - uniform)
 
@@ -125,9 +125,11 @@ def channel_attention(teacher: Tensor, valid: Tensor | None = None, *, temperatu
         return teacher.shape[1] * (_relative(mean, mean.mean(-1)) / temperature).softmax(-1)
 
 
-def _energy(feat: Tensor) -> Tensor:
-    """(N, HW) sums of magnitudes over channels."""
-    return torch.linalg.vector_norm(feat, 1, dim=1, dtype=working_dtype(feat)).flatten(1)
+def _energy(feat: Tensor, weight: Tensor) -> Tensor:
+    """(N, HW) sums of magnitudes over channels; the weight gives the dtype."""
+    if torch.is_grad_enabled() and feat.requires_grad:  # four times slower, and keeps nothing but the map
+        return torch.linalg.vector_norm(feat, 1, dim=1, dtype=weight.dtype).flatten(1)
+    return torch.cat([x.abs().sum(1) for _, (x,), _ in runs(feat, weight=weight)], -1)
 
 
 def _relative(energy: Tensor, mean: Tensor) -> Tensor:

@@ -7,10 +7,20 @@ from torch import Tensor
 
 from .precision import working_dtype
 
-__all__ = ['CHUNK', 'kept_cells', 'runs']
+__all__ = ['kept_cells', 'run_length', 'runs']
 
-CHUNK = 8192
-"""Cells in a run: temporaries stay (N, C, CHUNK) however large the map is."""
+CACHED = 2 ** 18
+"""Numbers of a map in a run on a CPU: 1 MB of float32, which stays in a core's cache from one operation to the next."""
+LAUNCHED = 2 ** 24
+"""The same on other devices, where few launches matter and temporaries are to be small beside a model: 64 MB."""
+SHORTEST = 64
+"""Cells in a run at least: matrix products of fewer are slow."""
+
+
+def run_length(feat: Tensor) -> int:
+    """Cells of a map (N, C, H, W) to work on at a time: temporaries stay of that size however large the map is."""
+    numbers = CACHED if feat.device.type == 'cpu' else LAUNCHED
+    return max(SHORTEST, numbers // max(1, feat.shape[0] * feat.shape[1]))
 
 
 def kept_cells(feat: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -30,7 +40,7 @@ def kept_cells(feat: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def runs(*maps: Tensor, weight: Tensor) -> Iterator[tuple[slice, list[Tensor], Tensor]]:
-    """Slices of at most ``CHUNK`` cells of each map, cast to the dtype of the weight.
+    """Slices of at most :func:`run_length` cells of each map, cast to the dtype of the weight.
 
     Args:
         maps (Tensor): (N, C, H, W) each.
@@ -40,6 +50,7 @@ def runs(*maps: Tensor, weight: Tensor) -> Iterator[tuple[slice, list[Tensor], T
         tuple: The slice, the maps' cells (N, C, P) and the weight's (N, 1, P).
     """
     flat = [x.flatten(2) for x in maps]  # views, of contiguous and of channels_last maps
-    for start in range(0, weight.shape[1], CHUNK):
-        part = slice(start, start + CHUNK)
+    length = run_length(maps[0])
+    for start in range(0, weight.shape[1], length):
+        part = slice(start, start + length)
         yield part, [x[..., part].to(weight.dtype) for x in flat], weight[:, None, part]

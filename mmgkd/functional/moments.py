@@ -67,12 +67,11 @@ class _Moments(torch.autograd.Function):
         n, c = student.shape[:2]
         s2 = weight.new_zeros((n, c, c) if gram else (n, c))
         t2, cross = torch.zeros_like(s2), weight.new_zeros(n, c)
-        for _, (s, t), w in runs(student, teacher, weight=weight):
-            s, t = s - mean_s, t - mean_t  # (N, C, P)
-            sw, tw = s * w, t * w
-            cross += (sw * t).sum(-1)
-            s2 += sw @ s.mT if gram else (sw * s).sum(-1)
-            t2 += tw @ t.mT if gram else (tw * t).sum(-1)
+        for _, (s, t), root in runs(student, teacher, weight=weight.sqrt()):
+            s, t = (s - mean_s).mul_(root), (t - mean_t).mul_(root)  # (N, C, P)
+            cross += (s * t).sum(-1)
+            s2 += s @ s.mT if gram else s.square().sum(-1)
+            t2 += t @ t.mT if gram else t.square().sum(-1)
         if pooled:
             cross, s2, t2 = (x.sum(0, keepdim=True) for x in (cross, s2, t2))
         ctx.save_for_backward(student, teacher, weight, mean_s, mean_t)

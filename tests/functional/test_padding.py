@@ -39,7 +39,7 @@ def run(student, teacher, valid, **options):
 @pytest.mark.parametrize('options', OPTIONS, ids=str)
 @pytest.mark.parametrize('chunk', [3, 8192])
 def test_padding_changes_neither_loss_nor_gradient(chunk, options, content, monkeypatch):
-    monkeypatch.setattr(cells, 'CHUNK', chunk)
+    monkeypatch.setattr(cells, 'run_length', lambda feat: chunk)
     student, teacher = map(torch.tensor, oracle.example())
     (big_student, valid), (big_teacher, _) = pad(student, content), pad(teacher, content)
     want, expected = run(student, teacher, None, **options)

@@ -29,7 +29,7 @@ def oracle(student, teacher, valid=None, temperature=1.):
 @pytest.mark.parametrize('chunk', [5, 8192])
 @pytest.mark.parametrize('valid', [None, mask()])
 def test_value_and_gradient(valid, chunk, temperature, monkeypatch):
-    monkeypatch.setattr(cell_module, 'CHUNK', chunk)
+    monkeypatch.setattr(cell_module, 'run_length', lambda feat: chunk)
     student, teacher = maps()
     got = cwd_loss(student, teacher, valid, temperature=temperature)
     assert got.item() == pytest.approx(oracle(student, teacher, valid, temperature), rel=1e-10)
