@@ -63,7 +63,7 @@ def channel_graph_terms(
         student: Tensor, teacher: Tensor, valid: Tensor | None = None, *, terms: Sequence[str] = TERMS,
         attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
         centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-        num_eigenvectors: int = 16) -> dict[str, Tensor]:
+        num_eigenvectors: int = 16, pooled: bool = False) -> dict[str, Tensor]:
     """The terms of GKD at one level, each a mean over images.
 
     Each is zero when the maps are equal, does not change when the channels of both are permuted alike, and, if
@@ -84,6 +84,7 @@ def channel_graph_terms(
         spectral (str): ``rayleigh`` or ``subspace``, see :mod:`mmgkd.functional.spectral`.
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
+        pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
 
     Returns:
         dict[str, Tensor]: Term to scalar; zero with a gradient for an empty batch.
@@ -97,10 +98,15 @@ def channel_graph_terms(
     with float32_island(student):
         cell_weight = spatial_attention(teacher, valid, temperature=temperature) \
             if 'spatial' in attention else uniform_weight(teacher, valid)  # (N, HW)
-        m = moments(student, teacher, cell_weight, centered=centered, gram=set(terms) != {'vertex'})
-        alive = m.teacher_alive  # (N, C)
-        weight = alive * channel_attention(teacher, valid, temperature=temperature) if 'channel' in attention \
-            else alive.to(cell_weight.dtype)
+        images = max(len(student), 1)
+        if pooled:
+            cell_weight = cell_weight / images
+        m = moments(student, teacher, cell_weight, centered=centered, gram=set(terms) != {'vertex'}, pooled=pooled)
+        alive = m.teacher_alive  # (N, C), as the moments: of one graph if pooled
+        weight = alive.to(cell_weight.dtype)
+        if 'channel' in attention:
+            focus = channel_attention(teacher, valid, temperature=temperature)
+            weight = weight * (focus.sum(0, keepdim=True) / images if pooled else focus)
         losses = {}
         if 'vertex' in terms:
             losses['vertex'] = vertex_loss(

@@ -33,6 +33,7 @@ class ChannelGraphLoss(DistillLoss):
         spectral (str): ``rayleigh`` or ``subspace``.
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
+        pooled (bool): One graph of the cells of all images of a batch instead of one per image.
 
     Raises:
         ValueError: A weight is negative, or all are zero; an option is unknown.
@@ -42,19 +43,30 @@ class ChannelGraphLoss(DistillLoss):
                  level_weights: Sequence[float] | None = None,
                  attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
                  centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-                 num_eigenvectors: int = 16) -> None:
+                 num_eigenvectors: int = 16, pooled: bool = False) -> None:
         super().__init__()
         self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
-        check_weights(self, self.weights)
-        if level_weights is not None and (min(level_weights, default=0) < 0 or not sum(level_weights)):
+        check_weights(self)
+        if level_weights is not None and (not all(w >= 0 for w in level_weights) or not sum(level_weights)):
             raise ValueError(f'level_weights must be at least 0, and one above it, got {level_weights}')
         self.level_weights = level_weights
         self.options = dict(
             terms=tuple(term for term, weight in self.weights.items() if weight), attention=attention,
             temperature=temperature, centered=centered, spectral=spectral, affinity=affinity,
-            num_eigenvectors=num_eigenvectors)
+            num_eigenvectors=num_eigenvectors, pooled=pooled)
+        if num_eigenvectors < 1:
+            raise ValueError(f'num_eigenvectors must be at least 1, got {num_eigenvectors}')
         nothing = torch.zeros(0, num_eigenvectors + 1, 1, 1)
         channel_graph_terms(nothing, nothing, **self.options)  # an unknown option is an error now, not in training
+
+    def prepare(self, student_shapes: Sequence[tuple[int, int, int]],
+                teacher_shapes: Sequence[tuple[int, int, int]]) -> None:
+        """Refuse levels that the options do not fit; nothing is learned."""
+        self._shares(len(teacher_shapes))
+        channels, r = min(shape[0] for shape in teacher_shapes), self.options['num_eigenvectors']
+        if 'spectral' in self.options['terms'] and r >= channels:
+            raise ValueError(f'ChannelGraphLoss: num_eigenvectors={r} must be below the number of channels, {channels} '
+                             'at one level')
 
     def forward(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                 data_samples: Sequence | None = None) -> dict[str, list[Tensor]]:
@@ -67,7 +79,7 @@ class ChannelGraphLoss(DistillLoss):
                 for term, value in channel_graph_terms(student, teacher, valid, **self.options).items():
                     losses[term].append(share * value)
             else:  # a connector of this level still needs a gradient under distributed training
-                losses[self.options['terms'][0]].append(student.sum() * 0)
+                losses[self.options['terms'][0]].append((student * 0).sum())
         return losses
 
     def _shares(self, levels: int) -> list[float]:

@@ -42,7 +42,7 @@ def test_terms_agree_with_the_oracle(attention, centered, padded, spectral, affi
         if spectral == 'subspace' and r == shape[1] - 1:
             r -= 1  # everything but the trivial: nothing to compare but that
         if chunk:
-            monkeypatch.setattr(cells, 'CHUNK', chunk)
+            monkeypatch.setattr(cells, 'run_length', lambda feat, chunk=chunk: chunk)
         student, teacher = oracle.example(shape, seed)
         valid = oracle.example_valid(shape) if padded else None
         options = dict(attention=attention, centered=centered, spectral=spectral, affinity=affinity,
@@ -69,11 +69,49 @@ def test_a_term_alone_is_what_it_is_among_others(terms):
         torch.testing.assert_close(some[term], every[term], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize('spectral', ['rayleigh', 'subspace'])
+@pytest.mark.parametrize('attention', [None, ('relational',)])
+def test_a_pooled_graph_is_that_of_one_image_made_of_all(attention, spectral):
+    student, teacher = map(torch.tensor, oracle.example((3, 4, 5, 3), 53))
+    options = dict(attention=attention, spectral=spectral, num_eigenvectors=2)
+    x, y = student.clone().requires_grad_(), student.clone().requires_grad_()
+    one = channel_graph_terms(x, teacher, pooled=True, **options)
+    row, teacher_row = (torch.cat(list(z), 1).unsqueeze(0) for z in (y, teacher))
+    other = channel_graph_terms(row, teacher_row, **options)
+    assert_agrees(one, {term: value.item() for term, value in other.items()}, 1e-10)
+    for value in (one, other):
+        sum(value.values()).backward()
+    torch.testing.assert_close(x.grad, y.grad, rtol=1e-9, atol=1e-12)
+    apart = channel_graph_terms(student, teacher, **options)
+    assert all(abs(apart[term] - one[term]) > 1e-3 * one[term] for term in one)
+
+
+def test_a_pooled_graph_of_attentive_images_agrees_with_the_oracle():
+    """Each image counts the same; the weight of a channel is the mean of those it has in the images."""
+    student, teacher = oracle.example((3, 4, 5, 3), 53)
+    cells_s, cells_t = ([oracle.cells_of(image, None) for image in x] for x in (student, teacher))
+    omega = [o / 3 for t in cells_t for o in oracle.spatial_weight(t)]
+    weight = np.mean([oracle.channel_weight(t) for t in cells_t], 0)
+    s, t = np.concatenate(cells_s), np.concatenate(cells_t)
+    graphs = [oracle.graph_of(x, omega, True) for x in (s, t)]
+    want = dict(vertex=oracle.vertex(s, t, omega, weight, True), edge=oracle.edge(*graphs, weight, False),
+                spectral=oracle.rayleigh(*(oracle.laplacian(g, 'relu') for g in graphs), 2))
+    got = channel_graph_terms(torch.tensor(student), torch.tensor(teacher), pooled=True, num_eigenvectors=2)
+    assert_agrees(got, want)
+
+
+def test_a_pooled_graph_of_no_image():
+    nothing = torch.zeros(0, 4, 5, 3, requires_grad=True)
+    losses = channel_graph_terms(nothing, nothing.detach(), pooled=True, num_eigenvectors=2)
+    assert all(value == 0 for value in losses.values())
+    sum(losses.values()).backward()
+
+
 @pytest.mark.parametrize('gram', [True, False])
-@pytest.mark.parametrize('shape', [(2, 3, 100, 90), (1, 2, 64, 128), (1, 2, 91, 91)])
+@pytest.mark.parametrize('shape', [(2, 3, 210, 220), (1, 2, 256, 512), (1, 2, 363, 363), (1, 70, 64, 64)])
 def test_a_map_larger_than_a_run_with_the_real_run(shape, gram):
-    assert shape[2] * shape[3] >= cells.CHUNK
     student, teacher = oracle.example(shape)
+    assert shape[2] * shape[3] >= cells.run_length(torch.tensor(student))
     omega = np.random.default_rng(0).dirichlet(np.ones(shape[2] * shape[3]), shape[0])
     m = moments(torch.tensor(student), torch.tensor(teacher), torch.tensor(omega), gram=gram)
     for i in range(shape[0]):
@@ -90,7 +128,7 @@ def test_gradient_does_not_depend_on_the_run(monkeypatch):
     student, teacher = map(torch.tensor, oracle.example((2, 4, 6, 7)))
     gradients = []
     for chunk in (1, 5, 42, 8192):
-        monkeypatch.setattr(cells, 'CHUNK', chunk)
+        monkeypatch.setattr(cells, 'run_length', lambda feat, chunk=chunk: chunk)
         x = student.clone().requires_grad_()
         sum(channel_graph_terms(x, teacher, num_eigenvectors=2).values()).backward()
         gradients.append(x.grad)
