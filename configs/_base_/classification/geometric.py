@@ -2,4 +2,4 @@
 # compared whole, but for the last stage's, which the paper averages over cells first.
 _base_ = '../geometric.py'
 
-distill_losses = dict(geometric=dict(nodes=dict(_delete_=True, type='images', pool=False)))
+distill_losses = dict(geometric=dict(loss_weight=25., nodes=dict(_delete_=True, type='images', pool=False)))
