@@ -1,0 +1,203 @@
+"""How long distilling takes, part by part, and how much memory: python tools/benchmark.py CONFIG [--vs CONFIG ...].
+
+All parts are measured in one run, one after the other and over again, so that a busy machine troubles all alike; times
+are medians. The naive limit is what distilling cannot do without: a training step of the student, and the teacher's
+backbone and neck as they are, without gradient. A term is measured forward and backward, on given maps.
+"""
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config, DictAction
+from rich.console import Console
+from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
+
+from benchmark_parts import LIMIT, STUDENT, Bench, Run, Settings, peer  # noqa: E402
+from compare import with_method  # noqa: E402
+from demo_jobs import peak_memory  # noqa: E402
+
+from mmgkd.preflight import is_distiller  # noqa: E402
+
+COLUMNS = ('', 'ms', 'of limit', 'GFLOP', 'peak MB', 'of limit')
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of a distillation')
+    parser.add_argument('--vs', nargs='+', default=[], metavar='CONFIG',
+                        help='other distillations of that student, or method files, measured in the same run')
+    parser.add_argument('--peer', nargs=2, metavar=('FILE', 'NAME'),
+                        help='a loss from elsewhere: a function, or a class of callables, of two maps (N, C, H, W)')
+    parser.add_argument('--shape', type=int, nargs=2, default=(512, 512), metavar=('HEIGHT', 'WIDTH'),
+                        help='of the images of a synthetic batch (default: 512 512)')
+    parser.add_argument('--batch', type=int, default=1, help='images in a batch (default: 1)')
+    parser.add_argument('--real-data', action='store_true', help="the config's own data instead of synthetic ones")
+    parser.add_argument('--repeat', type=int, default=10, help='how often everything is measured (default: 10)')
+    parser.add_argument('--only', nargs='+', default=[], metavar='TEXT', help='parts whose names hold one of these')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='override settings of every config, such as model.teacher.dtype=bfloat16')
+    parser.add_argument('--no-memory', action='store_true', help='leave out the memory: each part needs a process')
+    parser.add_argument('--out', type=Path, metavar='FILE', help='write everything here, as JSON')
+    parser.add_argument('--memory-of', help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    for path in (args.config, *args.vs):
+        if not os.path.isfile(path):
+            parser.error(f'no config file {path!r} (looked in {os.getcwd()})')
+    for name, given, least in (('batch', args.batch, 1), ('repeat', args.repeat, 1), ('shape', min(args.shape), 64)):
+        if given < least:
+            parser.error(f'--{name} must be at least {least}, got {given}')
+    if args.out and not args.out.resolve().parent.is_dir():
+        parser.error(f'--out: no folder {str(args.out.resolve().parent)!r}')
+    return args
+
+
+# ---- what is measured
+
+def read(args: argparse.Namespace) -> dict[str, Config]:
+    """The distillations, by name: a method file becomes the first one's pair with that method."""
+    found: dict[str, Config] = {}
+    for path in (args.config, *args.vs):
+        cfg = Config.fromfile(path)
+        if found and 'model' not in cfg and 'distill_losses' in cfg:
+            cfg = with_method(next(iter(found.values())), cfg.distill_losses, [])
+        elif not is_distiller(cfg):
+            raise SystemExit(f'tools/benchmark.py: {path} is no distillation')
+        cfg.merge_from_dict(args.cfg_options or {})
+        found[unused(Path(path).stem, found)] = cfg
+    if args.peer:
+        MODELS.register_module(name='PeerLoss', module=peer(*args.peer))
+        found['peer'] = with_method(next(iter(found.values())), dict(peer=dict(type='PeerLoss')), [])
+    return found
+
+
+def unused(name: str, taken: Mapping) -> str:
+    return name if name not in taken else next(f'{name}_{i}' for i in itertools.count(2) if f'{name}_{i}' not in taken)
+
+
+def measure(runs: Mapping[str, Run], repeat: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each run, in turns, after one turn to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(repeat + 1):
+        for name, run in runs.items():
+            spent = seconds(run, device)
+            if turn:
+                times[name].append(spent)
+    return times
+
+
+def seconds(run: Run, device: torch.device) -> float:
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    run()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def operations(run: Run) -> float:
+    """Floating-point operations of matrix products and convolutions; each multiplication and each addition is one."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def peak(run: Run, device: torch.device) -> float:
+    """MB at most, in two runs: of this process, or of what was allocated on the GPU."""
+    run(), run()
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    return peak_memory(os.getpid())
+
+
+def peaks(names: Sequence[str], command: Sequence[str]) -> dict[str, float]:
+    """The peak of each part, in a process of its own."""
+    found = {}
+    for name in names:
+        with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
+            done = subprocess.run([sys.executable, __file__, *command, '--memory-of', name, '--out', file.name],
+                                  capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f'tools/benchmark.py: measuring the memory of {name!r} failed\n{done.stderr[-3000:]}')
+            found[name] = json.load(file)
+    return found
+
+
+# ---- what is said of it
+
+def report(result: dict, console: Console) -> None:
+    middle = {name: statistics.median(values) for name, values in result['seconds'].items()}
+    limit, most = middle.get(LIMIT), result['peak_MB'].get(LIMIT)
+    size = 'real images' if result['real_data'] else '{} x {}'.format(*result['shape'])
+    title = '{batch} x {size} on {device}, {threads} threads, median of {repeat}'.format(size=size, **result)
+    table = Table(title=title, title_justify='left')
+    for column in COLUMNS:
+        table.add_column(column, justify='right' if column else 'left', no_wrap=True)
+    for name, value in middle.items():
+        memory = result['peak_MB'].get(name)
+        table.add_row(name, f'{1000 * value:.1f}', f'{value / limit:.3f}' if limit else '',
+                      f'{result["flop"][name] / 1e9:.1f}', f'{memory:.0f}' if memory else '',
+                      f'{memory / most:.3f}' if memory and most else '')
+    console.print(table)
+    for side, found in result['models'].items():
+        console.print(f'{side}: {found["parameters"] / 1e6:.1f} M parameters, {found["flop"] / 1e9:.1f} GFLOP for its '
+                      'maps', highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args, console = parse_args(argv), Console()
+    if not console.is_terminal:
+        console = Console(width=100)
+    logging.disable(logging.INFO)  # how each layer was initialised
+    try:
+        run(args, argv, console)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def run(args: argparse.Namespace, argv: Sequence[str], console: Console) -> None:
+    device = torch.device(args.device)
+    bench = Bench(read(args), Settings(tuple(args.shape), args.batch, device, args.real_data))
+    parts = bench.parts()
+    if args.memory_of:
+        args.out.write_text(json.dumps(peak(parts[args.memory_of](), device)))
+        return
+    wanted = [name for name in parts if not args.only or any(text in name for text in args.only)]
+    if not wanted:
+        raise SystemExit(f'tools/benchmark.py: --only {" ".join(args.only)} leaves nothing of {", ".join(parts)}')
+    runs = {name: parts[name]() for name in wanted}
+    flop = {name: operations(run) for name, run in runs.items()}
+    result = dict(
+        command=argv, shape=args.shape, batch=args.batch, real_data=args.real_data, device=str(device),
+        threads=torch.get_num_threads(), torch=torch.__version__, repeat=args.repeat, models=bench.models(), flop=flop,
+        seconds=measure(runs, args.repeat, device), peak_MB={})
+    del runs
+    if not args.no_memory:
+        without_out = [x for i, x in enumerate(argv) if x != '--out' and (not i or argv[i - 1] != '--out')]
+        result['peak_MB'] = peaks([name for name in wanted if name.endswith(('step', STUDENT, LIMIT))], without_out)
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1))
+    report(result, console)
+
+
+if __name__ == '__main__':
+    main()
