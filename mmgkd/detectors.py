@@ -50,7 +50,10 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
     if isinstance(source, dict):
         model = Config(dict(model=source)).model
     elif isinstance(source, str):
-        model = _read(source, role).get('model')
+        config = _read(source, role)
+        model = config.get('model')
+        if model and config.get('data_preprocessor'):  # where mmpretrain has it; MMEngine's runner does as much
+            model.setdefault('data_preprocessor', config.data_preprocessor)
     else:
         raise TypeError(f'{role} must be a config file, an mmdet:: name or a dict, got {type(source).__name__}')
     if not model or 'type' not in model:

@@ -34,8 +34,11 @@ class Distiller(BaseModel):
         distill_losses (dict): Name to config of each loss. A term of the loss ``gkd`` is trained on as
             ``loss_gkd_<term>``; its raw value is logged as ``gkd_<term>``.
         connector (dict, optional): Options of what makes the student's maps fit, and its type, if that is not
-            :class:`NeckConnector`.
+            :class:`NeckConnector`. One of your own is built with ``student_shapes``, ``teacher_shapes`` and
+            ``same_shape`` too, has that class's ``shapes`` and ``teacher_levels``, and maps both sides' levels.
         inherit (str, optional): Parts to copy from the teacher before training, such as ``'neck+head'``.
+        data_preprocessor (dict, optional): The student's, if it has none of its own: MMEngine's runner gives the one
+            that stands outside the model, as in mmpretrain's configs.
 
     Raises:
         FileNotFoundError: No config of the student. What is wrong with the teacher's is said when training starts.
@@ -43,8 +46,11 @@ class Distiller(BaseModel):
     """
 
     def __init__(self, *, student: str | dict, teacher: dict, distill_losses: dict[str, dict],
-                 connector: dict | None = None, inherit: str | None = None) -> None:
+                 connector: dict | None = None, inherit: str | None = None,
+                 data_preprocessor: dict | None = None) -> None:
         config = model_config(student)
+        if data_preprocessor:
+            config.setdefault('data_preprocessor', data_preprocessor)
         detector = MODELS.build(config)
         super().__init__(data_preprocessor=detector.data_preprocessor)
         self.student = detector
@@ -167,8 +173,8 @@ class Distiller(BaseModel):
 
     def _rest(self) -> list[Tensor]:
         """A zero through whatever distillation trains: distributed training waits for each parameter's gradient."""
-        own = [p.sum() for p in self.own_parameters()]
-        return [sum(own) * 0] if own else []
+        own = [(p * 0).sum() for p in self.own_parameters()]
+        return [sum(own)] if own else []
 
     def __getattr__(self, name: str):
         """The student's attributes too (``bbox_head``, ``with_mask``, ...), which mmdet's hooks reach for."""

@@ -45,9 +45,10 @@ class Renormalize:
 
 def _normalization(preprocessor: nn.Module) -> tuple[Tensor, Tensor, bool]:
     """Mean and std, (3, 1, 1) or (1, 1, 1), and whether it reverses the order of the loaded channels."""
-    if not hasattr(preprocessor, '_channel_conversion'):
+    flips = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', None))  # mmpretrain's
+    if flips is None:
         raise ValueError(f'the normalisation of data preprocessor {type(preprocessor).__name__} is unknown, so the '
                          "teacher's image cannot be derived from the student's: use DetDataPreprocessor")
     mean = getattr(preprocessor, 'mean', torch.zeros(1, 1, 1)).cpu()
     std = getattr(preprocessor, 'std', torch.ones(1, 1, 1)).cpu()
-    return mean, std, preprocessor._channel_conversion
+    return mean, std, flips

@@ -148,3 +148,9 @@ def test_a_detector_that_needs_a_larger_image_is_probed_with_one():
     ssd = model_config('mmdet::ssd/ssd300_coco.py')
     student, teacher = matching_maps(ssd, ssd)
     assert student == teacher and len(student.shapes) == 6 and student.shapes[0][0] == 512
+
+
+def test_a_preprocessor_that_stands_outside_the_model(tmp_path):
+    (tmp_path / 'config.py').write_text(
+        "model = dict(type='X', backbone=dict(type='Y'))\ndata_preprocessor = dict(type='Z', mean=[1.])\n")
+    assert model_config(str(tmp_path / 'config.py')).data_preprocessor.type == 'Z'

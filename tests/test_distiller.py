@@ -440,3 +440,24 @@ def test_gradients_accumulate():
         assert torch.equal(model.student.backbone.conv.weight, before)
         model.train_step(part(raw_batch(((64, 64), (64, 64))), step), wrapper)
     assert not torch.equal(model.student.backbone.conv.weight, before)
+
+
+# ---- misfits are errors when the model is built
+
+@pytest.mark.parametrize('options, complaint', [
+    (dict(num_eigenvectors=16), 'num_eigenvectors=16 must be below the number of channels, 16'),
+    (dict(num_eigenvectors=4, level_weights=[1., 1.]), 'level_weights has 2 entries for 5 levels'),
+    (dict(num_eigenvectors=4, level_weights=[1., 1., float('nan')]), 'level_weights must be at least 0'),
+    (dict(num_eigenvectors=0), 'num_eigenvectors must be at least 1, got 0')])
+def test_a_channel_graph_that_does_not_fit_the_maps(options, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build(distiller_config(distill_losses=dict(gkd=dict(type='ChannelGraphLoss', **options))))
+
+
+def test_a_preprocessor_outside_the_model():
+    """As MMEngine's runner passes it on, from configs like mmpretrain's."""
+    config = distiller_config()
+    own = config['student'].pop('data_preprocessor')
+    model = build(dict(config, data_preprocessor=own))
+    assert type(model.data_preprocessor).__name__ == 'DetDataPreprocessor'
+    assert torch.equal(model.data_preprocessor.mean, build(distiller_config()).data_preprocessor.mean)

@@ -50,6 +50,17 @@ def test_one_batch_of_another_dtype_leaves_no_trace(dtype):
     torch.testing.assert_close(convert(inputs, samples), expected, rtol=0, atol=1e-5)
 
 
+def test_mmpretrains_way_of_saying_the_order_of_channels():
+    """Its preprocessor calls it ``to_rgb``."""
+    theirs = torch.nn.Module()
+    theirs.mean, theirs.std = (torch.tensor(CAFFE[key]).view(3, 1, 1) for key in ('mean', 'std'))
+    theirs.to_rgb = False
+    inputs, samples = process(preprocessor(**RGB), (64, 64))
+    expected, _ = process(preprocessor(**CAFFE), (64, 64))
+    found = Renormalize(preprocessor(**RGB), theirs)(inputs, samples)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize('role', [0, 1])
 def test_unknown_normalisation_is_refused(role):
     pair = [preprocessor(**RGB), preprocessor(**RGB)]

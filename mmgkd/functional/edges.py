@@ -80,7 +80,12 @@ def normalize_edges(edges: Tensor, how: str) -> Tensor:
     Args:
         edges (Tensor): (B, V, V).
         how (str): See above.
+
+    Raises:
+        ValueError: ``how`` is unknown.
     """
+    if how not in NORMALIZATIONS:
+        raise ValueError(f'normalize must be one of {NORMALIZATIONS}, got {how!r}')
     if how == 'degree':
         return normalized_adjacency(edges)
     if how == 'mean':

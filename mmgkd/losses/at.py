@@ -37,7 +37,7 @@ class AttentionTransferLoss(DistillLoss):
     def __init__(self, *, loss_weight: float = 1000., power: float = 2., reduction: str = 'mean') -> None:
         super().__init__()
         self.weights = {'attention': loss_weight}
-        check_weights(self, self.weights)
+        check_weights(self)
         self.options = dict(power=power, reduction=reduction)
         nothing = torch.zeros(0, 1, 1, 1)
         attention_transfer_loss(nothing, nothing, **self.options)  # a wrong option is an error now, not in training

@@ -17,9 +17,10 @@ from ..features import valid_cells
 from ..functional import aligned_vectors, graph_kl, mean_vectors, principal_vectors
 from ..functional.attention_graph import REDUCTIONS
 from ..gradient_rule import RULES
-from ..nodes import InstanceNodes, instance_boxes
+from ..nodes import InstanceNodes, evenly_spread, instance_boxes
 from .attention_estimator import NORMS, AttentionEstimator, train_estimator
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['AttentionGraphLoss']
 
@@ -75,10 +76,10 @@ class AttentionGraphLoss(DistillLoss):
                             ('estimator_iters', 1 if estimator_iters is None else estimator_iters)):
             if not isinstance(given, int) or given < 1:
                 raise ValueError(f'AttentionGraphLoss: {name} must be an int of at least 1, got {given!r}')
-        for name, given in (('loss_weight', loss_weight), ('estimator_lr', estimator_lr)):
-            if not given > 0:
-                raise ValueError(f'AttentionGraphLoss: {name} must be above 0, got {given}')
+        if not estimator_lr > 0:
+            raise ValueError(f'AttentionGraphLoss: estimator_lr must be above 0, got {estimator_lr}')
         self.weights = {'attention': loss_weight}
+        check_weights(self)
         self.options = dict(tanh=tanh, reduction=reduction)
         self.gradient_rule = gradient_rule
         self.instances, self.compress, self.max_nodes = nodes == 'instances', compress, max_nodes
@@ -188,9 +189,6 @@ def _image_cells(feats: Sequence[Tensor], data_samples: Sequence | None) -> list
 
 def _spread(boxes: list[Tensor], most: int) -> list[Tensor]:
     """At most so many of all (K, 4) boxes together, evenly spread over them."""
-    counts = [len(b) for b in boxes]
-    if sum(counts) <= most:
-        return boxes
-    index = torch.linspace(0, sum(counts) - 1, most).round().long()
-    image = torch.arange(len(boxes)).repeat_interleave(torch.tensor(counts))[index]
-    return list(torch.cat(boxes)[index.to(boxes[0].device)].split(image.bincount(minlength=len(boxes)).tolist()))
+    image = torch.arange(len(boxes)).repeat_interleave(torch.tensor([len(b) for b in boxes])).to(boxes[0].device)
+    kept, image = evenly_spread(torch.cat(boxes), image, most)
+    return list(kept.split(image.bincount(minlength=len(boxes)).tolist()))

@@ -6,10 +6,10 @@ from torch import nn
 __all__ = ['check_prepared', 'check_weights']
 
 
-def check_weights(loss: nn.Module, weights: dict[str, float]) -> None:
-    """Raises a ValueError unless every weight is at least 0, and one above it."""
-    if min(weights.values()) < 0 or not any(weights.values()):
-        raise ValueError(f'{type(loss).__name__}: weights must be at least 0, and one above it, got {weights}')
+def check_weights(loss: nn.Module) -> None:
+    """Raises a ValueError unless each of its weights is at least 0, and one above it."""
+    if not all(weight >= 0 for weight in loss.weights.values()) or not any(loss.weights.values()):
+        raise ValueError(f'{type(loss).__name__}: weights must be at least 0, and one above it, got {loss.weights}')
 
 
 def check_prepared(loss: nn.Module, levels: nn.ModuleList, feats) -> None:

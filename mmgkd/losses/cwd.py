@@ -32,7 +32,7 @@ class CWDLoss(DistillLoss):
     def __init__(self, *, loss_weight: float = 10., temperature: float = 1.) -> None:
         super().__init__()
         self.weights = {'divergence': loss_weight}
-        check_weights(self, self.weights)
+        check_weights(self)
         self.options = dict(temperature=temperature)
         nothing = torch.zeros(0, 1, 1, 1)
         cwd_loss(nothing, nothing, **self.options)  # a wrong option is an error now, not in training

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..functional import dist_terms
 from ..readings import Predictions
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['DISTLoss']
 
@@ -36,8 +37,7 @@ class DISTLoss(DistillLoss):
     def __init__(self, *, inter_weight: float = 2., intra_weight: float = 2., temperature: float = 1.) -> None:
         super().__init__()
         self.weights = {'inter': inter_weight, 'intra': intra_weight}
-        if min(self.weights.values()) < 0 or not any(self.weights.values()):
-            raise ValueError(f'DISTLoss: weights must be at least 0, and one above it, got {self.weights}')
+        check_weights(self)
         self.options = dict(temperature=temperature)
         nothing = torch.zeros(0, 1)
         dist_terms(nothing, nothing, **self.options)  # an unknown option is an error now, not in training

@@ -11,6 +11,7 @@ from ..functional import dsig_terms
 from ..nodes import box_rois, read_rois
 from ..readings import Proposals
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['DSIGLoss']
 
@@ -48,8 +49,7 @@ class DSIGLoss(DistillLoss):
                  cells: int = 14) -> None:
         super().__init__()
         self.weights = {'foreground': foreground_weight, 'background': background_weight, 'edge': edge_weight}
-        if min(self.weights.values()) < 0 or not any(self.weights.values()):
-            raise ValueError(f'DSIGLoss: weights must be at least 0, and one above it, got {self.weights}')
+        check_weights(self)
         for name, value in dict(output_size=output_size, cells=cells).items():
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')

@@ -60,7 +60,7 @@ class FBKDLoss(DistillLoss):
         super().__init__()
         self.weights = dict(feature=feature_weight, channel=channel_weight, spatial=spatial_weight,
                             relation=relation_weight)
-        check_weights(self, self.weights)
+        check_weights(self)
         check_temperature(temperature)
         for name, values in dict(strides=strides, reductions=reductions).items():
             if min(values, default=0) < 1:

@@ -41,7 +41,7 @@ class FGDLoss(DistillLoss):
         super().__init__()
         self.weights = dict(foreground=foreground_weight, background=background_weight, attention=attention_weight,
                             relation=relation_weight)
-        check_weights(self, self.weights)
+        check_weights(self)
         self.options = dict(terms=tuple(term for term, weight in self.weights.items() if weight),
                             temperature=temperature)
         nothing = torch.zeros(0, 1, 1, 1)

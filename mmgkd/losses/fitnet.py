@@ -31,7 +31,7 @@ class FitNetLoss(DistillLoss):
     def __init__(self, *, loss_weight: float = 1., normalize: bool = False) -> None:
         super().__init__()
         self.weights = {'distance': loss_weight}
-        check_weights(self, self.weights)
+        check_weights(self)
         self.options = dict(normalize=normalize)
 
     def forward(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..functional import geometric_graph_loss
 from ..nodes import node_source
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['GeometricGraphLoss']
 
@@ -40,9 +41,8 @@ class GeometricGraphLoss(DistillLoss):
     def __init__(self, *, loss_weight: float = 25., nodes: str | dict = 'instances', k: int | None = None,
                  power: int = 1, rectify: str = 'relu', class_mask: str | None = None) -> None:
         super().__init__()
-        if not loss_weight > 0:
-            raise ValueError(f'GeometricGraphLoss: loss_weight must be above 0, got {loss_weight}')
         self.weights = {'edge': loss_weight}
+        check_weights(self)
         self.nodes = node_source(nodes)
         self.same_shape = self.nodes.same_shape
         self.options = dict(k=k, power=power, rectify=rectify, class_mask=class_mask)

@@ -11,6 +11,7 @@ from ..functional import float32_island, info_nce, knn_graph, prediction_graph, 
 from ..functional.checks import check_temperature
 from ..nodes import evenly_spread, node_source
 from .base import DistillLoss
+from .checks import check_weights
 from .memory import InstanceQueue, MemoryBank, dataset_labels
 
 __all__ = ['HolisticGraphLoss']
@@ -87,8 +88,9 @@ class HolisticGraphLoss(DistillLoss):
         super().__init__()
         self.weights = {'individual': individual_weight, 'graph': graph_weight}
         self.terms = tuple(term for term, weight in self.weights.items() if weight)
-        _check(self.weights, dict(embed_dims=embed_dims, neighbours=neighbours, num_negatives=num_negatives,
-                                  queue_size=queue_size), dict(momentum=momentum, smoothing=smoothing), temperature)
+        check_weights(self)
+        _check(dict(embed_dims=embed_dims, neighbours=neighbours, num_negatives=num_negatives, queue_size=queue_size),
+               dict(momentum=momentum, smoothing=smoothing), temperature)
         _one_of('memory', memory, MEMORIES)
         banked = memory == 'bank'
         self.published = banked if published is None else published
@@ -156,7 +158,7 @@ class HolisticGraphLoss(DistillLoss):
             if 'individual' in self.terms:
                 losses['individual'] = [self._contrast(e, e if old is None else old[:2], self.memory.keys[:2], counts)]
             if g and not enough:
-                losses['graph'] = [sum(x.sum() for x in g) * 0]
+                losses['graph'] = [sum((x * 0).sum() for x in g)]
             elif g:
                 positives = g if old is None else [
                     unit_rows(self.smoothing * u + (1 - self.smoothing) * x.detach())
@@ -231,9 +233,7 @@ def _check_nodes(config: str | dict, banked: bool) -> str:
     return options['type']
 
 
-def _check(weights: dict, counts: dict, shares: dict, temperature: float) -> None:
-    if min(weights.values()) < 0 or not any(weights.values()):
-        raise ValueError(f'HolisticGraphLoss: weights must be at least 0, and one above it, got {weights}')
+def _check(counts: dict, shares: dict, temperature: float) -> None:
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f'{name} must be at least 1, got {value}')

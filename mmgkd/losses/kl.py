@@ -10,6 +10,7 @@ from torch import Tensor
 from ..functional import kl_loss
 from ..readings import Predictions
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['KLLoss']
 
@@ -35,9 +36,8 @@ class KLLoss(DistillLoss):
 
     def __init__(self, *, loss_weight: float = 1., temperature: float = 1.) -> None:
         super().__init__()
-        if not loss_weight > 0:
-            raise ValueError(f'KLLoss: loss_weight must be above 0, got {loss_weight}')
         self.weights = {'kl': loss_weight}
+        check_weights(self)
         self.options = dict(temperature=temperature)
         nothing = torch.zeros(0, 1)
         kl_loss(nothing, nothing, **self.options)  # an unknown option is an error now, not in training

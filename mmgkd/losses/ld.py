@@ -10,6 +10,7 @@ from torch import Tensor
 from ..functional import ld_loss
 from ..readings import Predictions
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['LDLoss']
 
@@ -34,9 +35,8 @@ class LDLoss(DistillLoss):
 
     def __init__(self, *, loss_weight: float = 0.25, temperature: float = 10.) -> None:
         super().__init__()
-        if not loss_weight > 0:
-            raise ValueError(f'LDLoss: loss_weight must be above 0, got {loss_weight}')
         self.weights = {'bins': loss_weight}
+        check_weights(self)
         self.options = dict(temperature=temperature)
         nothing = torch.zeros(0, 4, 1)
         ld_loss(nothing, nothing, **self.options)  # an unknown option is an error now, not in training

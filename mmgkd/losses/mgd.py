@@ -34,7 +34,7 @@ class MGDLoss(DistillLoss):
     def __init__(self, *, loss_weight: float = 5e-7, ratio: float = 0.45) -> None:
         super().__init__()
         self.weights = {'generation': loss_weight}
-        check_weights(self, self.weights)
+        check_weights(self)
         self.options = dict(ratio=ratio)
         mgd_mask(torch.zeros(0, 1, 1, 1), **self.options)  # a wrong option is an error now, not in training
         self.generators = nn.ModuleList()

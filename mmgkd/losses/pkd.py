@@ -30,7 +30,7 @@ class PKDLoss(DistillLoss):
     def __init__(self, *, loss_weight: float = 6.) -> None:
         super().__init__()
         self.weights = {'correlation': loss_weight}
-        check_weights(self, self.weights)
+        check_weights(self)
 
     def forward(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                 data_samples: Sequence | None = None) -> dict[str, list[Tensor]]:

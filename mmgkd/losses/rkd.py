@@ -10,6 +10,7 @@ from torch import Tensor
 from ..functional import rkd_terms
 from ..nodes import node_source
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['RKDLoss']
 
@@ -39,8 +40,7 @@ class RKDLoss(DistillLoss):
                  unit_norm: bool = False, max_nodes: int = 128) -> None:
         super().__init__()
         self.weights = {'distance': distance_weight, 'angle': angle_weight}
-        if min(self.weights.values()) < 0 or not any(self.weights.values()):
-            raise ValueError(f'RKDLoss: weights must be at least 0, and one above it, got {self.weights}')
+        check_weights(self)
         self.nodes = node_source(nodes)
         self.same_shape = self.nodes.same_shape
         self.options = dict(terms=tuple(term for term, weight in self.weights.items() if weight),

@@ -9,6 +9,7 @@ from torch import Tensor
 from ..functional import similarity_preserving_loss
 from ..nodes import node_source
 from .base import DistillLoss
+from .checks import check_weights
 
 __all__ = ['SimilarityPreservingLoss']
 
@@ -18,7 +19,7 @@ class SimilarityPreservingLoss(DistillLoss):
     """Which nodes excite the same features, in the student as in the teacher; a sum over levels, a mean over graphs.
 
     The paper's nodes are the images of a batch, all cells of them, ``nodes=dict(type='images', pool=False)``, with a
-    factor of 3000; other nodes, and the default factor, are this project's. See
+    factor of 3000, the default; other nodes are this project's. See
     :func:`mmgkd.functional.similarity_preserving_loss`.
 
     Args:
@@ -34,9 +35,8 @@ class SimilarityPreservingLoss(DistillLoss):
 
     def __init__(self, *, loss_weight: float = 3000., nodes: str | dict = 'instances') -> None:
         super().__init__()
-        if not loss_weight > 0:
-            raise ValueError(f'SimilarityPreservingLoss: loss_weight must be above 0, got {loss_weight}')
         self.weights = {'similarity': loss_weight}
+        check_weights(self)
         self.nodes = node_source(nodes)
         self.same_shape = self.nodes.same_shape
 

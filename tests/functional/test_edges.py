@@ -342,3 +342,8 @@ def test_gradcheck(metric, options):
         torch.autograd.gradcheck(
             lambda x, mask=mask: match_edges(similarity_graph(x, mask, **options), teacher, metric=metric),
             nodes(2, 4, 3).requires_grad_())
+
+
+def test_an_unknown_normalisation_is_refused():
+    with pytest.raises(ValueError, match="normalize must be one of .*got 'rows'"):
+        normalize_edges(torch.rand(1, 3, 3), 'rows')

@@ -357,11 +357,16 @@ def test_heads_are_frozen_for_ever():
 @pytest.mark.parametrize('options', [
     dict(nodes='grid'), dict(compress='svd1'), dict(norm='BN'), dict(reduction='none'), dict(gradient_rule='half'),
     dict(num_heads=0), dict(max_nodes=0), dict(estimator_epochs=0), dict(estimator_iters=0), dict(estimator_iters=1.5),
-    dict(loss_weight=0), dict(estimator_lr=-.1)], ids=str)
+    dict(estimator_lr=-.1)], ids=str)
 def test_wrong_options(options):
     (name, value), = options.items()
     with pytest.raises(ValueError, match=f'AttentionGraphLoss: {name} must be .*{value}'):
         AttentionGraphLoss(**options)
+
+
+def test_a_loss_of_no_weight():
+    with pytest.raises(ValueError, match='AttentionGraphLoss: weights must be at least 0, and one above'):
+        AttentionGraphLoss(loss_weight=0)
 
 
 def test_misspelt_options():

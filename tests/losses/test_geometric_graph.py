@@ -236,7 +236,7 @@ def test_other_errors():
     with pytest.raises(ValueError, match='nodes must be one of'):
         GeometricGraphLoss(nodes='boxes')
     for weight in (0, -1., float('nan')):
-        with pytest.raises(ValueError, match='GeometricGraphLoss: loss_weight must be above 0'):
+        with pytest.raises(ValueError, match='GeometricGraphLoss: weights must be at least 0, and one above'):
             GeometricGraphLoss(loss_weight=weight)
 
 

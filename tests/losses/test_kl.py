@@ -173,7 +173,7 @@ def test_module(activation, weighted):
 
 
 @pytest.mark.parametrize('options, says', [
-    (dict(loss_weight=0.), 'loss_weight must be above 0'), (dict(temperature=0.), 'temperature must be above 0')])
+    (dict(loss_weight=0.), 'weights must be at least 0'), (dict(temperature=0.), 'temperature must be above 0')])
 def test_bad_options(options, says):
     with pytest.raises(ValueError, match=says):
         KLLoss(**options)

@@ -158,7 +158,7 @@ def test_module_with_other_heads(missing):
 
 
 @pytest.mark.parametrize('options, says', [
-    (dict(loss_weight=0.), 'loss_weight must be above 0'), (dict(temperature=-1.), 'temperature must be above 0')])
+    (dict(loss_weight=0.), 'weights must be at least 0'), (dict(temperature=-1.), 'temperature must be above 0')])
 def test_bad_options(options, says):
     with pytest.raises(ValueError, match=says):
         LDLoss(**options)

@@ -112,7 +112,7 @@ def test_errors():
     with pytest.raises(ValueError, match=r'valid must be \(B, V\)'):
         similarity_preserving_loss(*pair(), VALID[:1])
     for weight in (0, -1.):
-        with pytest.raises(ValueError, match='SimilarityPreservingLoss: loss_weight must be above 0'):
+        with pytest.raises(ValueError, match='SimilarityPreservingLoss: weights must be at least 0, and one above'):
             SimilarityPreservingLoss(loss_weight=weight)
     with pytest.raises(ValueError, match='nodes must be one of'):
         SimilarityPreservingLoss(nodes='boxes')
