@@ -93,13 +93,12 @@ def unused(name: str, taken: Mapping) -> str:
 
 
 def measure(runs: Mapping[str, Run], repeat: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each run, in turns, after one turn to warm up."""
+    """Seconds of each run, in turns, each time after itself: what ran before leaves other memory and caches."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(repeat + 1):
+    for _ in range(repeat):
         for name, run in runs.items():
-            spent = seconds(run, device)
-            if turn:
-                times[name].append(spent)
+            run()
+            times[name].append(seconds(run, device))
     return times
 
 
