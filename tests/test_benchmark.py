@@ -29,6 +29,8 @@ class Distance(torch.nn.Module):
 def bench():
     configs = {name: Config.fromfile(PAIR) for name in ('gkd', 'kd')}
     configs['kd'] = benchmark.with_method(configs['kd'], dict(kd=dict(type='KLLoss')), [])
+    heads = dict(type='AttentionGraphLoss', compress='mean')
+    configs['mhgd'] = benchmark.with_method(configs['kd'], dict(mhgd=heads), [])
     return Bench(configs, Settings((64, 96), 2, torch.device('cpu')))
 
 
@@ -47,12 +49,12 @@ def test_the_distillers_teacher_is_the_plain_one(bench):
 
 
 def test_parts(bench):
-    assert [name for name in bench.parts() if name.startswith(('gkd', 'kd'))] == [
+    assert [name for name in bench.parts() if name.startswith(('gkd', 'kd:'))] == [
         'gkd: step', 'gkd: vertex alone', 'gkd: edge alone', 'gkd: spectral alone', 'gkd: gkd, all terms',
         'kd: step', 'kd: kd, all terms']
 
 
-@pytest.mark.parametrize('part', ['gkd: edge alone', 'kd: kd, all terms'])
+@pytest.mark.parametrize('part', ['gkd: edge alone', 'kd: kd, all terms', 'mhgd: mhgd, all terms'])
 def test_a_term_goes_there_and_back(bench, part):
     """The gradient arrives at the student's maps, or at its logits, the same each time."""
     run = bench.parts()[part]()
