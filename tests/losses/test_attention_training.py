@@ -193,7 +193,8 @@ def test_the_optimiser_is_the_published_one(norm, monkeypatch):
     make = torch.optim.SGD
     monkeypatch.setattr(torch.optim, 'SGD', lambda p, **kwargs: seen.append(kwargs) or make(p, **kwargs))
     train_estimator(model, [vectors(8, i) for i in range(9)], 5)
-    assert seen == [dict(lr=.1, momentum=.9, nesterov=True, weight_decay=5e-4)]
+    # published is a penalty of 5e-4 times the sum of squares, whose gradient is 1e-3 times the weights
+    assert seen == [dict(lr=.1, momentum=.9, nesterov=True, weight_decay=2 * 5e-4)]
     optimizer = make(other.parameters(), **seen[0])
     with other.learning():
         for i in range(5):

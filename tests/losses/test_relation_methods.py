@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmgkd.nodes import ImageNodes, InstanceNodes
 
 FILES = {
-    'geometric': ('geometric', {'edge': 25.}), 'classification/geometric': ('geometric', {'edge': 25.}),
+    'geometric': ('geometric', {'edge': 1.}), 'classification/geometric': ('geometric', {'edge': 25.}),
     'rkd': ('rkd', {'distance': 2.5, 'angle': 5.}), 'classification/rkd': ('rkd', {'distance': 25., 'angle': 50.}),
-    'sp': ('sp', {'similarity': 300.}), 'classification/sp': ('sp', {'similarity': 3000.}),
+    'sp': ('sp', {'similarity': 3.}), 'classification/sp': ('sp', {'similarity': 3000.}),
     'dsig': ('dsig', {'foreground': 1., 'background': 1., 'edge': 2.}),
     'one_stage/dsig': ('dsig', {'foreground': 1., 'background': 0., 'edge': 2.})}
 
