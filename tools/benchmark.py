@@ -121,6 +121,8 @@ def operations(run: Run) -> float:
 
 def peak(run: Run, device: torch.device) -> float:
     """MB at most, in two runs: of this process, or of what was allocated on the GPU."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
     run(), run()
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
@@ -191,8 +193,7 @@ def run(args: argparse.Namespace, argv: Sequence[str], console: Console) -> None
         seconds=measure(runs, args.repeat, device), peak_MB={})
     del runs
     if not args.no_memory:
-        without_out = [x for i, x in enumerate(argv) if x != '--out' and (not i or argv[i - 1] != '--out')]
-        result['peak_MB'] = peaks([name for name in wanted if name.endswith(('step', STUDENT, LIMIT))], without_out)
+        result['peak_MB'] = peaks([name for name in wanted if name.endswith(('step', STUDENT, LIMIT))], argv)
     if args.out:
         args.out.write_text(json.dumps(result, indent=1))
     report(result, console)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -65,14 +66,13 @@ class Bench:
                  TEACHER: self.teacher, PREDICT: lambda: self.prediction(self.student()),
                  PREDICT_DISTILLED: lambda: self.prediction(self.distiller(next(iter(self.configs))))}
         for name, cfg in self.configs.items():
-            found[f'{name}: step'] = lambda name=name: self.step(self.distiller(name), self.configs[name])
+            found[f'{name}: step'] = partial(self.distilled_step, name)
             for key, options in cfg.model.distill_losses.items():
                 weights = [k for k in options if k.endswith('_weight') and options[k]]
                 for weight in weights if len(weights) > 1 else []:
-                    found[f'{name}: {weight.removesuffix("_weight")} alone'] = \
-                        lambda args=(name, key, weight, weights): self.terms(args[0], args[1], {
-                            other: 0. for other in args[3] if other != args[2]})
-                found[f'{name}: {key}, all terms'] = lambda args=(name, key): self.terms(*args)
+                    others = {other: 0. for other in weights if other != weight}
+                    found[f'{name}: {weight.removesuffix("_weight")} alone'] = partial(self.terms, name, key, others)
+                found[f'{name}: {key}, all terms'] = partial(self.terms, name, key)
         return found
 
     def student(self) -> nn.Module:
@@ -80,6 +80,9 @@ class Bench:
 
     def student_step(self) -> Run:
         return self.step(self.student(), self.first)
+
+    def distilled_step(self, name: str) -> Run:
+        return self.step(self.distiller(name), self.configs[name])
 
     def naive_limit(self) -> Run:
         """What distilling cannot do without: the student's step, and the teacher's maps, by the plain models."""

@@ -27,7 +27,7 @@ class ICKDLoss(DistillLoss):
         ValueError: The weight is not above 0.
     """
 
-    def __init__(self, *, loss_weight: float = 0.5) -> None:
+    def __init__(self, *, loss_weight: float = 0.02) -> None:
         super().__init__()
         self.weights = {'correlation': loss_weight}
         check_weights(self)

@@ -203,7 +203,7 @@ def test_one_stage_weights(name, want):
     assert cfg.distill_losses[name] == dict(base.distill_losses[name], **want)
 
 
-@pytest.mark.parametrize('name', ['pkd', 'cwd', 'mgd', 'fgd', 'fbkd'])
+@pytest.mark.parametrize('name', ['pkd', 'cwd', 'ickd', 'mgd', 'fgd', 'fbkd'])
 def test_defaults_are_those_of_the_method_file(name):
     config = Config.fromfile(ROOT / f'configs/_base_/{name}.py').distill_losses[name]
     written, default = MODELS.build(config), MODELS.build(dict(type=config.type))
@@ -212,10 +212,10 @@ def test_defaults_are_those_of_the_method_file(name):
 
 
 @pytest.mark.parametrize('path, loss, weight, default', [
-    ('ickd', 'ickd', .02, .5), ('classification/ickd', 'ickd', .8, .5),
+    ('ickd', 'ickd', .02, .02), ('classification/ickd', 'ickd', .8, .02),
     ('at', 'at', .25, 1000.), ('classification/at', 'at', 1000., 1000.)])
 def test_weights_of_what_has_none_published_for_detectors(path, loss, weight, default):
-    """The class keeps the paper's; that of ICKD is for one map, and a fifth of it the default."""
+    """AT keeps the paper's as its default; ICKD's is for one map of a classifier, and holds a detector back."""
     config = Config.fromfile(ROOT / f'configs/_base_/{path}.py').distill_losses[loss]
     assert list(MODELS.build(config).weights.values()) == [weight]
     assert list(MODELS.build(dict(type=config.type)).weights.values()) == [default]
