@@ -9,7 +9,8 @@ from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmgkd.nodes import ChannelNodes, GridNodes, ImageNodes, InstanceNodes, box_rois, node_source, read_rois
+from mmgkd.nodes import ChannelNodes, GridNodes, ImageNodes, InstanceNodes, node_source
+from mmgkd.rois import box_rois, read_rois
 
 BATCH = (64, 96)  # pixels
 STRIDES = (4, 8, 16, 32)

@@ -17,7 +17,8 @@ from ..features import valid_cells
 from ..functional import aligned_vectors, graph_kl, mean_vectors, principal_vectors
 from ..functional.attention_graph import REDUCTIONS
 from ..gradient_rule import RULES
-from ..nodes import InstanceNodes, evenly_spread, instance_boxes
+from ..nodes import InstanceNodes
+from ..rois import evenly_spread, instance_boxes
 from .attention_estimator import NORMS, AttentionEstimator, train_estimator
 from .base import DistillLoss
 from .checks import check_weights

@@ -8,8 +8,8 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..functional import dsig_terms
-from ..nodes import box_rois, read_rois
 from ..readings import Proposals
+from ..rois import box_rois, read_rois
 from .base import DistillLoss
 from .checks import check_weights
 
@@ -36,7 +36,7 @@ class DSIGLoss(DistillLoss):
         background_ratio (float): Background nodes count by that, times the foreground's number over their own.
         hard_threshold (float): A teacher's cross entropy at a background proposal, from which on it is hard.
         output_size (int): Rows and columns that are sampled in a box.
-        cells (int): Chooses a box's level, see :func:`mmgkd.nodes.read_rois`.
+        cells (int): Chooses a box's level, see :func:`mmgkd.rois.read_rois`.
 
     Raises:
         ValueError: A weight is negative, all are zero, or a size is below 1.

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from ..functional import float32_island, info_nce, knn_graph, prediction_graph, tag_convolution, unit_rows
 from ..functional.checks import check_temperature
-from ..nodes import evenly_spread, node_source
+from ..nodes import node_source
+from ..rois import evenly_spread
 from .base import DistillLoss
 from .checks import check_weights
-from .memory import InstanceQueue, MemoryBank, dataset_labels
+from .instance_queue import InstanceQueue
+from .memory_bank import MemoryBank, dataset_labels
 
 __all__ = ['HolisticGraphLoss']
 

@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
 from mmgkd.losses import HolisticGraphLoss
-from mmgkd.losses.memory import InstanceQueue, MemoryBank
+from mmgkd.losses.instance_queue import InstanceQueue
+from mmgkd.losses.memory_bank import MemoryBank
 
 QUEUE = dict(hkd=dict(type='HolisticGraphLoss', memory='queue', embed_dims=8, queue_size=12, neighbours=2))
 OWN = ['distill_losses.hkd.' + name for name in (

@@ -9,8 +9,9 @@ from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
 
 from mmgkd.functional import unit_rows
-from mmgkd.losses import memory as module
-from mmgkd.losses.memory import InstanceQueue, MemoryBank, dataset_labels
+from mmgkd.losses import memory_bank as module
+from mmgkd.losses.instance_queue import InstanceQueue
+from mmgkd.losses.memory_bank import MemoryBank, dataset_labels
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 2])
 
