@@ -1,9 +1,14 @@
-"""Graph knowledge distillation for MMDetection: importing it registers everything in mmdet's registries."""
+"""Graph knowledge distillation for MMDetection: importing it registers everything in mmdet's registries.
+
+Models and hooks are registered in MMEngine's as well, so that configs of another default scope, such as mmpretrain's,
+find them by the same names.
+"""
 from .environment import check_environment
 from .version import __version__
 
 check_environment()
 
+from mmdet.registry import HOOKS, MODELS  # noqa: E402
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402
 
 from . import classification, losses  # noqa: E402
@@ -15,6 +20,10 @@ from .losses import *  # noqa: E402, F403
 from .pretrained import register_torchvision_scheme  # noqa: E402
 from .teacher import Teacher  # noqa: E402
 
+for registry in (MODELS, HOOKS):
+    for name, cls in registry.module_dict.items():
+        if cls.__module__.startswith('mmgkd.'):
+            registry.parent.register_module(name, module=cls)
 register_torchvision_scheme()
 MODULE2PACKAGE.setdefault('mmgkd', 'mmgkd')  # so that configs can name bases and models 'mmgkd::folder/name.py'
 

@@ -13,8 +13,9 @@ from .features import NoMapsError, feature_maps
 
 __all__ = ['PROBES', 'Maps', 'distilled_maps', 'matching_maps', 'model_config']
 
-PROBES = (128, 512)
-"""Sides of the square images, in pixels, that models are probed with, the second where the first is too small (SSD)."""
+PROBES = (128, 512, 224, 384)
+"""Sides of the square images, in pixels, that models are probed with, each where those before do not do: SSD needs more
+than 128, and some classifiers (VGG, transformers) the size that they are trained for."""
 
 
 class Maps(NamedTuple):
@@ -54,6 +55,8 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
         model = config.get('model')
         if model and config.get('data_preprocessor'):  # where mmpretrain has it; MMEngine's runner does as much
             model.setdefault('data_preprocessor', config.data_preprocessor)
+        if model and config.get('default_scope'):  # where its modules are found, whatever the scope of the training
+            model.setdefault('_scope_', config.default_scope)
     else:
         raise TypeError(f'{role} must be a config file, an mmdet:: name or a dict, got {type(source).__name__}')
     if not model or 'type' not in model:
@@ -69,12 +72,14 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
 
 
 def matching_maps(student: ConfigDict, teacher: ConfigDict) -> tuple[Maps, Maps]:
-    """The :func:`distilled_maps` of both for one image that is large enough for either."""
-    small, large = PROBES
-    try:
-        return distilled_maps(student, small), distilled_maps(teacher, small)
-    except RuntimeError:
-        return distilled_maps(student, large), distilled_maps(teacher, large)
+    """The :func:`distilled_maps` of both for one image of a size that does for either."""
+    errors = []
+    for side in PROBES:
+        try:
+            return distilled_maps(student, side), distilled_maps(teacher, side)
+        except (AssertionError, RuntimeError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def distilled_maps(model: ConfigDict, side: int = PROBES[0]) -> Maps:
@@ -92,7 +97,8 @@ def distilled_maps(model: ConfigDict, side: int = PROBES[0]) -> Maps:
 
 def _probe(model: ConfigDict, side: int, device: str) -> Maps:
     with torch.device(device), torch.no_grad():
-        modules = [MODELS.build(model[name]) for name in ('backbone', 'neck') if model.get(name)]
+        with MODELS.switch_scope_and_registry(model.get('_scope_')) as registry:
+            modules = [registry.build(model[name]) for name in ('backbone', 'neck') if model.get(name)]
         for module in modules:
             module.eval()  # not in one line with the building: mmdet's return nothing
         outputs = [torch.zeros(1, 3, side, side)]

@@ -90,19 +90,24 @@ class Distiller(BaseModel):
         """
         if self.distill_weight == 0:
             rest = self._rest()
-            return self.student.loss(inputs, data_samples) | ({'loss_distill': rest} if rest else {})
+            return self._student_losses(inputs, data_samples) | ({'loss_distill': rest} if rest else {})
         self._load_teacher()
         teacher_feats = self.teacher(inputs, data_samples)
         maps_from = getattr(self.student, self._maps_from)
         with (capture_output(maps_from) as outputs, fork_output(self, maps_from) as forks,
               watch_head(self.student, self.needs) as head):
-            student_losses = self.student.loss(inputs, data_samples)
+            student_losses = self._student_losses(inputs, data_samples)
         student_feats = feature_maps(outputs[0])
         readings = head.read(student_feats, teacher_feats, self.teacher, data_samples)
         limited_feats = self.connector(forks, teacher_feats)[0] if forks else None
         student_feats, teacher_feats = self.connector(student_feats, teacher_feats)
         terms = self.distill(student_feats, teacher_feats, data_samples, readings, limited_feats)
         return hold_down(self, student_losses, terms)
+
+    def _student_losses(self, inputs: Tensor, data_samples: Sequence) -> dict[str, Tensor | list[Tensor]]:
+        """Under their own names, but for one named ``loss`` (mmpretrain's), which is what the sum is logged as."""
+        losses = self.student.loss(inputs, data_samples)
+        return {'loss_task' if name == 'loss' else name: value for name, value in losses.items()}
 
     def distill(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor], data_samples: Sequence,
                 readings: dict | None = None,

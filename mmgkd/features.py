@@ -71,8 +71,17 @@ def feature_maps(output: object) -> tuple[Tensor, ...]:
     maps = (output,) if isinstance(output, Tensor) else output
     if not isinstance(maps, (tuple, list)) or not all(isinstance(x, Tensor) and x.dim() == 4 for x in maps):
         raise NoMapsError('a neck or backbone must return a map (N, C, H, W) or a sequence of them to be distilled, '
-                          f'got {type(output).__name__}')
+                          f'got {_described(output)}. Where an option of the model decides (out_indices, out_type, '
+                          'gap_before_final_norm), set it in the config or by overrides')
     return tuple(maps)
+
+
+def _described(output: object) -> str:
+    if isinstance(output, Tensor):
+        return 'x'.join(map(str, output.shape))
+    if isinstance(output, (tuple, list)):
+        return f'({", ".join(map(_described, output))})'
+    return type(output).__name__
 
 
 def valid_cells(feats: Sequence[Tensor], data_samples: Sequence | None) -> list[Tensor | None]:

@@ -126,7 +126,9 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
     for part in innermost(dataset):
         root = part.get('data_root') or ''
         prefix = part.get('data_prefix') or {}
-        files = [('ann_file', part.get('ann_file'))] + [(f'data_prefix.{k}', v) for k, v in prefix.items()]
+        prefixes = {f'data_prefix.{k}': v for k, v in prefix.items()} if isinstance(prefix, dict) else {
+            'data_prefix': prefix}  # mmpretrain has a path alone
+        files = [('ann_file', part.get('ann_file')), *prefixes.items()]
         for name, value in files:
             path = os.path.join(root, value) if isinstance(value, str) else None
             if path and '://' not in path and not os.path.exists(path):

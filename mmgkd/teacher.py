@@ -222,7 +222,7 @@ def _alike(one: nn.Module, other: nn.Module, maps_from: str, layout: torch.memor
         try:
             with torch.no_grad():
                 expected = _maps(one, maps_from, probe, torch.contiguous_format)
-        except RuntimeError:  # too small an image for it
+        except (AssertionError, RuntimeError):  # not an image of a size for it
             continue
         try:
             with torch.no_grad():

@@ -51,9 +51,9 @@ class Bench:
     """
 
     def __init__(self, configs: Mapping[str, Config], settings: Settings) -> None:
-        init_default_scope('mmdet')
         self.configs, self.settings = configs, settings
         self.first = next(iter(configs.values()))
+        init_default_scope(self.first.get('default_scope', 'mmdet'))
         self.student_config = model_config(self.first.model.student)
         self.batch = self._batch()
         self.folder = tempfile.TemporaryDirectory()

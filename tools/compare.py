@@ -151,7 +151,8 @@ def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | Non
     cfg.dump(str(folder / 'config.py'))
     epochs = cfg.train_cfg.max_epochs
     loader = cfg.train_dataloader
-    steps = epochs * -(-images_in(Config(dict(dataset=loader.dataset)).pretty_text) // loader.batch_size)
+    images = images_in(Config(dict(dataset=loader.dataset)).pretty_text, cfg.get('default_scope', 'mmdet'))
+    steps = epochs * -(-images // loader.batch_size)
     command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
                needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True)
@@ -183,11 +184,11 @@ def check_data(pair: Config) -> None:
 
 
 @functools.lru_cache(None)
-def images_in(config: str) -> int:
+def images_in(config: str, scope: str) -> int:
     """How many images a data set has, given as the text of a config: the trainings mostly share one."""
     from mmdet.registry import DATASETS
     from mmengine.registry import init_default_scope
-    init_default_scope('mmdet')
+    init_default_scope(scope)
     with contextlib.redirect_stdout(io.StringIO()):
         return len(DATASETS.build(Config.fromstring(config, '.py').dataset))
 

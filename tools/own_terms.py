@@ -49,7 +49,7 @@ def own_terms(cfg: Config, checkpoint: str, without: str, batches: int = 20) -> 
         RuntimeError: A checkpoint is of another model.
     """
     from mmdet.registry import MODELS
-    init_default_scope('mmdet')
+    init_default_scope(cfg.get('default_scope', 'mmdet'))
     weights, other = load_weights(checkpoint), load_weights(without)
     loader = deepcopy(cfg.train_dataloader)
     loader |= dict(num_workers=0, persistent_workers=False)  # whose random numbers are this process's

@@ -23,19 +23,19 @@ class ClassifierReader(HeadReader):
     def structure(cls, model: nn.Module) -> dict[str, object]:
         """See :class:`HeadReader`."""
         head = model.head
-        if not isinstance(getattr(head, 'fc', None), nn.Module):
+        if not hasattr(_last_layer(head), 'out_features'):
             raise ValueError(f'{type(head).__name__} has no last layer fc')
         sigmoid = getattr(getattr(head, 'loss_module', None), 'use_sigmoid', False)
-        return dict(classes=head.fc.out_features, activation='sigmoid' if sigmoid else 'softmax')
+        return dict(classes=_last_layer(head).out_features, activation='sigmoid' if sigmoid else 'softmax')
 
     def watched(self) -> dict[nn.Module, str]:
         """See :class:`HeadReader`."""
-        return {self.student.head.fc: 'fc'}
+        return {_last_layer(self.student.head): 'fc'}
 
     @cached_property
     def predictions(self) -> Predictions:
         """All images."""
-        with torch.no_grad(), capture_calls({self.teacher.head.fc: 'fc'}) as calls:
+        with torch.no_grad(), capture_calls({_last_layer(self.teacher.head): 'fc'}) as calls:
             self.teacher.head(self.teacher_feats)
         labels = [sample.get('gt_label') for sample in self.data_samples or ()]
         known = labels and all(isinstance(y, Tensor) and y.numel() == 1 for y in labels)
@@ -48,3 +48,9 @@ class ClassifierReader(HeadReader):
     def instance_logits(self) -> InstanceLogits:
         """Each image is the one instance of itself."""
         return InstanceLogits(*(list(x.detach().split(1)) for x in self.predictions[:2]))
+
+
+def _last_layer(head: nn.Module) -> nn.Module | None:
+    """What gives the logits: ``fc``, or that of the last block where layers are stacked (mmpretrain's MobileNetV3)."""
+    fc = getattr(head, 'fc', None)
+    return getattr(fc, 'fc', fc)
