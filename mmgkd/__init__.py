@@ -20,10 +20,10 @@ from .losses import *  # noqa: E402, F403
 from .pretrained import register_torchvision_scheme  # noqa: E402
 from .teacher import Teacher  # noqa: E402
 
-for registry in (MODELS, HOOKS):
-    for name, cls in registry.module_dict.items():
-        if cls.__module__.startswith('mmgkd.'):
-            registry.parent.register_module(name, module=cls)
+for _registry in (MODELS, HOOKS):
+    for _name, _class in _registry.module_dict.items():
+        if _class.__module__.startswith('mmgkd.'):
+            _registry.parent.register_module(_name, module=_class)
 register_torchvision_scheme()
 MODULE2PACKAGE.setdefault('mmgkd', 'mmgkd')  # so that configs can name bases and models 'mmgkd::folder/name.py'
 

@@ -14,7 +14,8 @@ from .attention import (
 )
 from .attention_graph import attend, attention_logits, graph_kl, keep_heads, vector_distance
 from .cells import kept_cells
-from .channel_graph import channel_graph_terms, edge_loss, vertex_loss
+from .channel_graph import channel_graph_levels, channel_graph_terms, edge_loss, vertex_loss
+from .coarsen import coarsen, square_side
 from .compression import aligned_vectors, mean_vectors, principal_vectors
 from .contrast import info_nce, unit_rows
 from .cwd import cwd_loss
@@ -50,7 +51,9 @@ __all__ = [
     'cell_sum',
     'channel_attention',
     'channel_focus',
+    'channel_graph_levels',
     'channel_graph_terms',
+    'coarsen',
     'correlation',
     'cwd_loss',
     'dist_terms',
@@ -92,6 +95,7 @@ __all__ = [
     'spatial_attention',
     'spatial_focus',
     'spectral_projector',
+    'square_side',
     'squared_distance',
     'standardize_channels',
     'subspace_loss',

@@ -5,13 +5,16 @@ Channels Relational Graph" (arXiv 2405.08547). The exact form of the terms and o
 """
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .attention import channel_attention, spatial_attention, uniform_weight
 from .checks import check_maps, check_temperature
+from .coarsen import coarsen, square_side
 from .edges import match_edges
 from .graph import AFFINITIES, correlation, nontrivial_laplacian, normalized_laplacian
 from .graph import affinity as to_affinity
@@ -19,7 +22,8 @@ from .moments import moments
 from .precision import float32_island
 from .spectral import rayleigh_loss, smallest_eigenpairs, subspace_loss
 
-__all__ = ['ATTENTIONS', 'SPECTRAL_MODES', 'TERMS', 'channel_graph_terms', 'edge_loss', 'vertex_loss']
+__all__ = ['ATTENTIONS', 'SPECTRAL_MODES', 'TERMS', 'channel_graph_levels', 'channel_graph_terms',
+           'edge_loss', 'vertex_loss']
 
 TERMS = ('vertex', 'edge', 'spectral')
 ATTENTIONS = ('spatial', 'channel', 'relational')
@@ -59,22 +63,37 @@ def edge_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     return match_edges(student, teacher, weight, metric='mse')
 
 
-def channel_graph_terms(
-        student: Tensor, teacher: Tensor, valid: Tensor | None = None, *, terms: Sequence[str] = TERMS,
-        attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
-        centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-        num_eigenvectors: int = 16, pooled: bool = False) -> dict[str, Tensor]:
-    """The terms of GKD at one level, each a mean over images.
+def channel_graph_terms(student: Tensor, teacher: Tensor, valid: Tensor | None = None, **options) -> dict[str, Tensor]:
+    """The terms of GKD at one level: term to scalar.
+
+    Args:
+        student (Tensor): (N, C, H, W).
+        teacher (Tensor): (N, C, H, W).
+        valid (Tensor, optional): (N, H, W) bool, False on padding.
+        options: Those of :func:`channel_graph_levels`.
+    """
+    values = channel_graph_levels([student], [teacher], [valid], **options)
+    return {term: value.squeeze(0) for term, value in values.items()}
+
+
+def channel_graph_levels(
+        students: Sequence[Tensor], teachers: Sequence[Tensor], valids: Sequence[Tensor | None], *,
+        terms: Sequence[str] = TERMS, attention: Sequence[str] | None = ('spatial', 'channel'),
+        temperature: float = 0.5, centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
+        num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = None) -> dict[str, Tensor]:
+    """The terms of GKD at several levels, each a mean over images.
 
     Each is zero when the maps are equal, does not change when the channels of both are permuted alike, and, if
     centred, does not change under a positive affine map of each channel of the student (nor, without attention, of
     the teacher). A channel that is constant in the teacher carries no relation and is left out; one that is constant
     in the student correlates with nothing, and gets no gradient.
 
+    The graphs of all levels of as many channels are compared, and their eigenvectors found, at once.
+
     Args:
-        student (Tensor): (N, C, H, W), any float type; computed in float32, or float64 if given.
-        teacher (Tensor): (N, C, H, W), of the same shape; receives no gradient.
-        valid (Tensor, optional): (N, H, W) bool, False on padding.
+        students (Sequence[Tensor]): (N, C, H, W) per level, any float type; computed in float32, or float64 if given.
+        teachers (Sequence[Tensor]): (N, C, H, W) per level, of the same shapes; receive no gradient.
+        valids (Sequence[Tensor | None]): (N, H, W) bool per level, False on padding, or ``None``.
         terms (Sequence[str]): Which of ``vertex``, ``edge``, ``spectral`` to compute.
         attention (Sequence[str], optional): Teacher-guided weights, any of ``spatial`` (cells), ``channel``
             (vertices, and edges by the product of their ends), ``relational`` (edges by the teacher's own
@@ -85,45 +104,83 @@ def channel_graph_terms(
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
+        max_cells (int, optional): A map of more cells is replaced by its means over squares of cells, so many at
+            most: a Gram matrix then costs the same however large an image is.
 
     Returns:
-        dict[str, Tensor]: Term to scalar; zero with a gradient for an empty batch.
+        dict[str, Tensor]: Term to (L,), a value per level; zeros with a gradient for an empty batch.
 
     Raises:
         ValueError: Shapes differ, or an option is unknown.
     """
-    check_maps(student, teacher, valid)
     _check_options(terms, attention, temperature, spectral, affinity)
-    teacher, attention = teacher.detach(), attention or ()
-    with float32_island(student):
-        cell_weight = spatial_attention(teacher, valid, temperature=temperature) \
-            if 'spatial' in attention else uniform_weight(teacher, valid)  # (N, HW)
-        images = max(len(student), 1)
-        if pooled:
-            cell_weight = cell_weight / images
-        m = moments(student, teacher, cell_weight, centered=centered, gram=set(terms) != {'vertex'}, pooled=pooled)
-        alive = m.teacher_alive  # (N, C), as the moments: of one graph if pooled
-        weight = alive.to(cell_weight.dtype)
-        if 'channel' in attention:
-            focus = channel_attention(teacher, valid, temperature=temperature)
-            weight = weight * (focus.sum(0, keepdim=True) / images if pooled else focus)
-        losses = {}
-        if 'vertex' in terms:
-            losses['vertex'] = vertex_loss(
-                _second_moments(m.student, m.student_alive), _second_moments(m.teacher, alive),
-                m.cross * m.student_alive, weight)
-        if 'edge' in terms or 'spectral' in terms:
-            graph_s, graph_t = correlation(m.student, alive & m.student_alive), correlation(m.teacher, alive)
-        if 'edge' in terms:
-            pair = weight.unsqueeze(-1) * weight.unsqueeze(-2)  # (N, C, C)
-            losses['edge'] = edge_loss(graph_s, graph_t, pair * graph_t.abs() if 'relational' in attention else pair)
-        if 'spectral' in terms:
-            among = alive.unsqueeze(-1) & alive.unsqueeze(-2)  # (N, C, C)
-            near_s, near_t = (to_affinity(g, affinity) * among for g in (graph_s, graph_t))
-            values, vectors = smallest_eigenpairs(nontrivial_laplacian(near_t, alive), num_eigenvectors)
-            losses['spectral'] = rayleigh_loss(normalized_laplacian(near_s), values, vectors) \
-                if spectral == 'rayleigh' else subspace_loss(nontrivial_laplacian(near_s, alive), vectors)
-        return {term: value.sum() / max(len(value), 1) for term, value in losses.items()}
+    attention, alike = attention or (), defaultdict(list)
+    for level, (student, teacher, valid) in enumerate(zip(students, teachers, valids, strict=True)):
+        check_maps(student, teacher, valid)
+        teacher = teacher.detach()
+        if max_cells is not None:
+            side = square_side(*teacher.shape[2:], max_cells)
+            student, (teacher, valid) = coarsen(student, valid, side=side)[0], coarsen(teacher, valid, side=side)
+        with float32_island(student):
+            graphs = _graphs(student, teacher, valid, set(terms) != {'vertex'}, attention, temperature, centered,
+                             pooled)
+        alike[graphs.cross.shape, graphs.cross.dtype].append((level, graphs))
+    losses = {term: [None] * len(students) for term in terms}
+    for group in alike.values():
+        levels, graphs = zip(*group, strict=True)
+        with float32_island(students[levels[0]]):
+            found = _compare(_Graphs(*map(torch.cat, zip(*graphs, strict=True))),
+                             terms, 'relational' in attention, spectral, affinity, num_eigenvectors)
+        for term, value in found.items():
+            value = value.view(len(levels), len(graphs[0].cross))  # (levels, N)
+            for level, loss in zip(levels, value.sum(1) / max(value.shape[1], 1), strict=True):
+                losses[term][level] = loss
+    return {term: torch.stack(values) for term, values in losses.items()}
+
+
+class _Graphs(NamedTuple):
+    """What is compared: the moments of both sides, and the weight (N, C) of their channels."""
+    student: Tensor
+    teacher: Tensor
+    cross: Tensor
+    student_alive: Tensor
+    teacher_alive: Tensor
+    weight: Tensor
+
+
+def _graphs(student, teacher, valid, gram, attention, temperature, centered, pooled) -> _Graphs:
+    cell_weight = spatial_attention(teacher, valid, temperature=temperature) \
+        if 'spatial' in attention else uniform_weight(teacher, valid)  # (N, HW)
+    images = max(len(student), 1)
+    if pooled:
+        cell_weight = cell_weight / images
+    m = moments(student, teacher, cell_weight, centered=centered, gram=gram, pooled=pooled)
+    weight = m.teacher_alive.to(cell_weight.dtype)  # (N, C), as the moments: of one graph if pooled
+    if 'channel' in attention:
+        focus = channel_attention(teacher, valid, temperature=temperature)
+        weight = weight * (focus.sum(0, keepdim=True) / images if pooled else focus)
+    return _Graphs(*m, weight)
+
+
+def _compare(m: _Graphs, terms, relational, spectral, affinity, num_eigenvectors) -> dict[str, Tensor]:
+    """Term to (N,)."""
+    alive, losses = m.teacher_alive, {}
+    if 'vertex' in terms:
+        losses['vertex'] = vertex_loss(
+            _second_moments(m.student, m.student_alive), _second_moments(m.teacher, alive),
+            m.cross * m.student_alive, m.weight)
+    if 'edge' in terms or 'spectral' in terms:
+        graph_s, graph_t = correlation(m.student, alive & m.student_alive), correlation(m.teacher, alive)
+    if 'edge' in terms:
+        pair = m.weight.unsqueeze(-1) * m.weight.unsqueeze(-2)  # (N, C, C)
+        losses['edge'] = edge_loss(graph_s, graph_t, pair * graph_t.abs() if relational else pair)
+    if 'spectral' in terms:
+        among = alive.unsqueeze(-1) & alive.unsqueeze(-2)  # (N, C, C)
+        near_s, near_t = (to_affinity(g, affinity) * among for g in (graph_s, graph_t))
+        values, vectors = smallest_eigenpairs(nontrivial_laplacian(near_t, alive), num_eigenvectors)
+        losses['spectral'] = rayleigh_loss(normalized_laplacian(near_s), values, vectors) \
+            if spectral == 'rayleigh' else subspace_loss(nontrivial_laplacian(near_s, alive), vectors)
+    return losses
 
 
 def _second_moments(second: Tensor, alive: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..features import valid_cells
-from ..functional import channel_graph_terms
+from ..functional import channel_graph_levels
 from .base import DistillLoss
 from .checks import check_weights
 
@@ -20,13 +20,14 @@ class ChannelGraphLoss(DistillLoss):
     r""":math:`\alpha L_V + \beta L_E + \gamma L_S`, a mean over images and a weighted mean over levels.
 
     The graph, its edges and the three alignments are the paper's; the exact terms, the attention and the weights
-    are this project's, see :func:`mmgkd.functional.channel_graph_terms`, to which the options go.
+    are this project's, see :func:`mmgkd.functional.channel_graph_levels`, to which the options go.
 
     Args:
         vertex_weight (float): :math:`\alpha`; a term of weight 0 is not computed.
         edge_weight (float): :math:`\beta`.
         spectral_weight (float): :math:`\gamma`.
-        level_weights (Sequence[float], optional): One per level, relative to each other; equal by default.
+        level_weights (Sequence[float] | str, optional): One per level, relative to each other; ``cells``, as many as a
+            level has cells, so that each cell of the pyramid counts the same; or equal, by default.
         attention (Sequence[str], optional): Any of ``spatial``, ``channel``, ``relational``, or ``None``.
         temperature (float): Of the attention.
         centered (bool): Correlations (True) or cosines (False).
@@ -34,35 +35,41 @@ class ChannelGraphLoss(DistillLoss):
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images of a batch instead of one per image.
+        max_cells (int, optional): Maps of more cells are replaced by their means over squares of cells, so many at
+            most, so that a large image costs little more than reading its maps. The default is eight times the channels
+            of a usual pyramid; ``None`` compares maps as they are.
 
     Raises:
         ValueError: A weight is negative, or all are zero; an option is unknown.
     """
 
     def __init__(self, *, vertex_weight: float = 1., edge_weight: float = 1., spectral_weight: float = 1.,
-                 level_weights: Sequence[float] | None = None,
+                 level_weights: Sequence[float] | str | None = None,
                  attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
                  centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-                 num_eigenvectors: int = 16, pooled: bool = False) -> None:
+                 num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = 2048) -> None:
         super().__init__()
         self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
         check_weights(self)
-        if level_weights is not None and (not all(w >= 0 for w in level_weights) or not sum(level_weights)):
+        if isinstance(level_weights, str):
+            if level_weights != 'cells':
+                raise ValueError(f"level_weights must be numbers, 'cells' or None, got {level_weights!r}")
+        elif level_weights is not None and (not all(w >= 0 for w in level_weights) or not sum(level_weights)):
             raise ValueError(f'level_weights must be at least 0, and one above it, got {level_weights}')
         self.level_weights = level_weights
         self.options = dict(
             terms=tuple(term for term, weight in self.weights.items() if weight), attention=attention,
             temperature=temperature, centered=centered, spectral=spectral, affinity=affinity,
-            num_eigenvectors=num_eigenvectors, pooled=pooled)
+            num_eigenvectors=num_eigenvectors, pooled=pooled, max_cells=max_cells)
         if num_eigenvectors < 1:
             raise ValueError(f'num_eigenvectors must be at least 1, got {num_eigenvectors}')
         nothing = torch.zeros(0, num_eigenvectors + 1, 1, 1)
-        channel_graph_terms(nothing, nothing, **self.options)  # an unknown option is an error now, not in training
+        channel_graph_levels([nothing], [nothing], [None], **self.options)  # an unknown option is an error now, not in training
 
     def prepare(self, student_shapes: Sequence[tuple[int, int, int]],
                 teacher_shapes: Sequence[tuple[int, int, int]]) -> None:
         """Refuse levels that the options do not fit; nothing is learned."""
-        self._shares(len(teacher_shapes))
+        self._shares(teacher_shapes)
         channels, r = min(shape[0] for shape in teacher_shapes), self.options['num_eigenvectors']
         if 'spectral' in self.options['terms'] and r >= channels:
             raise ValueError(f'ChannelGraphLoss: num_eigenvectors={r} must be below the number of channels, {channels} '
@@ -71,19 +78,22 @@ class ChannelGraphLoss(DistillLoss):
     def forward(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                 data_samples: Sequence | None = None) -> dict[str, list[Tensor]]:
         """See :class:`DistillLoss`."""
-        shares = self._shares(len(teacher_feats))
-        losses = {term: [] for term in self.options['terms']}
-        for student, teacher, valid, share in zip(
-                student_feats, teacher_feats, valid_cells(teacher_feats, data_samples), shares, strict=True):
-            if share:
-                for term, value in channel_graph_terms(student, teacher, valid, **self.options).items():
-                    losses[term].append(share * value)
-            else:  # a connector of this level still needs a gradient under distributed training
-                losses[self.options['terms'][0]].append((student * 0).sum())
+        shares = self._shares([x.shape[1:] for x in teacher_feats])
+        levels = [level for level, share in enumerate(shares) if share]
+        valids = valid_cells(teacher_feats, data_samples)
+        values = channel_graph_levels(*([x[i] for i in levels] for x in (student_feats, teacher_feats, valids)),
+                                      **self.options)
+        losses = {term: [shares[level] * x for level, x in zip(levels, value, strict=True)]
+                  for term, value in values.items()}
+        for level, share in enumerate(shares):
+            if not share:  # a connector of this level still needs a gradient under distributed training
+                losses[self.options['terms'][0]].append((student_feats[level] * 0).sum())
         return losses
 
-    def _shares(self, levels: int) -> list[float]:
-        weights = [1.] * levels if self.level_weights is None else self.level_weights
-        if len(weights) != levels:
-            raise ValueError(f'level_weights has {len(weights)} entries for {levels} levels')
+    def _shares(self, shapes: Sequence[tuple[int, int, int]]) -> list[float]:
+        weights = [1.] * len(shapes) if self.level_weights is None else self.level_weights
+        if weights == 'cells':
+            weights = [height * width for _, height, width in shapes]
+        if len(weights) != len(shapes):
+            raise ValueError(f'level_weights has {len(weights)} entries for {len(shapes)} levels')
         return [w / sum(weights) for w in weights]

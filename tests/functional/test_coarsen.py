@@ -1,0 +1,62 @@
+"""Coarser maps: means over squares, padding left out, as loops make them."""
+import pytest
+import torch
+
+from mmgkd.functional import coarsen, square_side
+
+
+def by_loops(feat, valid, side):
+    n, c, h, w = feat.shape
+    rows, columns = -(-h // side), -(-w // side)
+    out, kept = feat.new_zeros(n, c, rows, columns), torch.zeros(n, rows, columns, dtype=torch.bool)
+    for k in range(n):
+        for i in range(rows):
+            for j in range(columns):
+                part = slice(i * side, (i + 1) * side), slice(j * side, (j + 1) * side)
+                cells = feat[k][(slice(None), *part)][:, valid[k][part]]
+                if cells.numel():
+                    out[k, :, i, j], kept[k, i, j] = cells.mean(-1), True
+    return out, kept
+
+
+@pytest.mark.parametrize('height, width, side', [(8, 12, 2), (7, 11, 3), (5, 5, 8), (6, 6, 1)])
+def test_means_over_squares(height, width, side):
+    feat = torch.randn(2, 3, height, width, dtype=torch.float64)
+    valid = torch.rand(2, height, width) < .6
+    valid[1, :, width // 2:] = False
+    expected, kept = by_loops(feat, valid, side)
+    found, mask = coarsen(feat, valid, side=side)
+    torch.testing.assert_close(found * mask.unsqueeze(1), expected)
+    assert torch.equal(mask, kept)
+    whole, none = coarsen(feat, side=side)
+    torch.testing.assert_close(whole, by_loops(feat, torch.ones_like(valid), side)[0])
+    assert none is None
+
+
+def test_padding_is_in_no_mean():
+    feat, valid = torch.randn(1, 2, 6, 6), torch.ones(1, 6, 6, dtype=torch.bool)
+    valid[:, :, 3:] = False
+    other = feat.clone()
+    other[..., 3:] = 1e4
+    for one, two in zip(coarsen(feat, valid, side=2), coarsen(other, valid, side=2), strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_gradients():
+    feat = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
+    valid = torch.rand(1, 5, 4) < .7
+    assert torch.autograd.gradcheck(lambda x: coarsen(x, valid, side=2)[0], feat)
+    assert torch.autograd.gradcheck(lambda x: coarsen(x, side=3)[0], feat)
+
+
+@pytest.mark.parametrize('height, width', [(1, 1), (5, 200), (128, 128), (200, 334), (100, 167), (50, 84)])
+@pytest.mark.parametrize('most', [1, 100, 2048])
+def test_the_least_side_that_leaves_few_enough(height, width, most):
+    side = square_side(height, width, most)
+    assert -(-height // side) * -(-width // side) <= most
+    assert side == 1 or -(-height // (side - 1)) * -(-width // (side - 1)) > most
+
+
+def test_strides_of_a_large_image_end_on_one_grid():
+    """800 x 1333 pixels at strides 4, 8 and 16."""
+    assert [square_side(*shape, 2048) for shape in ((200, 334), (100, 167), (50, 84), (25, 42))] == [6, 3, 2, 1]

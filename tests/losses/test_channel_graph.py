@@ -1,0 +1,123 @@
+"""The channel graph over levels: how they are weighed, and maps that are made coarser."""
+from collections import Counter
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmgkd import ChannelGraphLoss
+from mmgkd.functional import channel_graph_levels, channel_graph_terms, coarsen
+
+SHAPES = [(16, 24), (8, 12), (4, 6), (2, 3)]
+OPTIONS = dict(num_eigenvectors=3)
+
+
+def maps(seed=0, channels=6):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(2, channels, *shape, generator=generator) for shape in SHAPES]
+
+
+def values(loss, student=None, teacher=None):
+    return {term: float(sum(found)) for term, found in loss(student or maps(0), teacher or maps(1)).items()}
+
+
+def test_weights_by_cells_are_those_of_the_maps():
+    """Each level has a quarter of the cells of the one before."""
+    by_cells = values(ChannelGraphLoss(level_weights='cells', **OPTIONS))
+    by_hand = values(ChannelGraphLoss(level_weights=[64, 16, 4, 1], **OPTIONS))
+    assert by_cells == pytest.approx(by_hand, rel=1e-6)
+    assert by_cells != pytest.approx(values(ChannelGraphLoss(**OPTIONS)), rel=1e-3)
+
+
+def test_with_weights_by_cells_the_gradients_of_all_cells_are_alike():
+    """With equal weights those of the last level are 64 times as large as those of the first."""
+    for weights, least, most in (('cells', .3, 3.), (None, 20., 200.)):
+        student = [x.requires_grad_() for x in maps(0)]
+        loss = ChannelGraphLoss(level_weights=weights, edge_weight=0., spectral_weight=0., attention=None, **OPTIONS)
+        sum(loss(student, maps(1))['vertex']).backward()
+        first, last = (x.grad.square().mean().sqrt() for x in (student[0], student[-1]))
+        assert least < last / first < most
+
+
+@pytest.mark.parametrize('wrong', ['areas', [1., -1., 1., 1.], [0.] * 4])
+def test_weights_that_are_none(wrong):
+    with pytest.raises(ValueError, match='level_weights must be'):
+        ChannelGraphLoss(level_weights=wrong, **OPTIONS)
+
+
+def test_large_maps_are_compared_by_their_means_over_squares():
+    coarse = values(ChannelGraphLoss(max_cells=24, **OPTIONS))
+    sides = [4, 2, 1, 1]
+    expected = {term: 0. for term in coarse}
+    for student, teacher, side in zip(maps(0), maps(1), sides, strict=True):
+        small = [coarsen(x, side=side)[0] for x in (student, teacher)]
+        for term, value in channel_graph_terms(*small, **OPTIONS).items():
+            expected[term] += float(value) / 4
+    assert coarse == pytest.approx(expected, rel=1e-5)
+
+
+def test_small_maps_are_compared_as_they_are():
+    assert values(ChannelGraphLoss(max_cells=16 * 24, **OPTIONS)) == values(ChannelGraphLoss(max_cells=None, **OPTIONS))
+
+
+def test_padding_stays_out_of_coarse_maps():
+    valid = torch.ones(2, 16, 24, dtype=torch.bool)
+    valid[:, 11:] = False
+    student, teacher = maps(0)[0], maps(1)[0]
+    noisy = student.clone()
+    noisy[:, :, 11:] = 1e3
+    options = dict(max_cells=40, **OPTIONS)
+    one, two = (channel_graph_terms(x, teacher, valid, **options) for x in (student, noisy))
+    for term in one:
+        torch.testing.assert_close(one[term], two[term])
+
+
+def test_a_limit_of_no_cells():
+    with pytest.raises(ValueError, match='max_cells must be at least 1, or None, got 0'):
+        ChannelGraphLoss(max_cells=0, **OPTIONS)
+
+
+@pytest.mark.parametrize('pooled', [False, True])
+def test_levels_together_are_levels_one_by_one(pooled):
+    """Whether they have as many channels or not, padded or not: values and gradients."""
+    students = [torch.randn(2, c, *shape, dtype=torch.float64).requires_grad_()
+                for c, shape in zip((6, 6, 9, 6), SHAPES, strict=True)]
+    teachers = [torch.randn_like(x) for x in students]
+    valids = [torch.rand(2, *SHAPES[0]) < .8, None, None, None]
+    options = dict(OPTIONS, pooled=pooled, max_cells=100)
+    together = channel_graph_levels(students, teachers, valids, **options)
+    apart = [channel_graph_terms(*level, **options) for level in zip(students, teachers, valids, strict=True)]
+    factor = torch.tensor([1., 2., 3., 4.], dtype=torch.float64)
+    for term, values_together in together.items():
+        values_apart = torch.stack([level[term] for level in apart])
+        torch.testing.assert_close(values_together, values_apart)
+        for one, two in zip(*(torch.autograd.grad(v @ factor, students, retain_graph=True)
+                              for v in (values_together, values_apart)), strict=True):
+            torch.testing.assert_close(one, two)
+
+
+def test_no_images_at_several_levels():
+    students = [x[:0].requires_grad_() for x in maps(0)]
+    sum(sum(found) for found in ChannelGraphLoss(**OPTIONS)(students, [x[:0] for x in maps(1)]).values()).backward()
+    assert all(x.grad.shape == x.shape for x in students)
+
+
+class Operators(TorchDispatchMode):
+    """Counts what runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls[func.overloadpacket.__name__] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_device_is_waited_for_once_whatever_the_levels():
+    """By the eigen-solver, which looks whether it failed; no other operator needs a value on the host."""
+    loss, student = ChannelGraphLoss(max_cells=100, **OPTIONS), [x.requires_grad_() for x in maps(0)]
+    with Operators() as seen:
+        sum(sum(found) for found in loss(student, maps(1)).values()).backward()
+    assert seen.calls['_linalg_eigh'] == 1
+    assert not {'_local_scalar_dense', 'nonzero', 'masked_select', 'unique', 'item', 'is_nonzero'} & set(seen.calls)
