@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / 'tools'))
 
 import benchmark  # noqa: E402
-from benchmark_parts import LIMIT, STUDENT, TEACHER, Bench, Settings, peer  # noqa: E402
+from benchmark_parts import FLOOR, LIMIT, STUDENT, TEACHER, Bench, Settings, peer  # noqa: E402
 
 PAIR = str(ROOT / 'configs/digits/gkd.py')
 METHODS = ROOT / 'configs/_base_'
@@ -63,6 +63,20 @@ def test_a_term_goes_there_and_back(bench, part):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+def test_what_is_counted():
+    """A product, a sum and the value that is asked for; views are no calls."""
+    x = torch.ones(4, 8)
+    counts = benchmark.operations(lambda: float((x @ x.mT).sum()))
+    assert counts == dict(flop=2 * 4 * 8 * 4, calls=3, waits=1)
+
+
+def test_gkd_waits_for_its_eigen_solver_alone(bench):
+    parts = bench.parts()
+    assert benchmark.operations(parts['gkd: gkd, all terms']())['waits'] == 1
+    assert benchmark.operations(parts['gkd: edge alone']())['waits'] == 0
+    assert benchmark.operations(parts[FLOOR]())['waits'] == 0
+
+
 @pytest.mark.parametrize('name', ['distance', 'Distance'])
 def test_a_loss_from_elsewhere(tmp_path, name):
     (tmp_path / 'theirs.py').write_text(PEER)
@@ -87,7 +101,8 @@ def test_a_whole_benchmark(tmp_path, capsys):
     assert set(result['peak_MB']) == {STUDENT, LIMIT, 'gkd: step', 'peer: step'}
     assert all(100 < peak < 3000 for peak in result['peak_MB'].values())
     teacher = result['models']['teacher']['flop']
-    assert result['flop'][LIMIT] == pytest.approx(result['flop'][STUDENT] + teacher, rel=1e-6)
+    flop = {name: counts['flop'] for name, counts in result['operations'].items()}
+    assert flop[LIMIT] == pytest.approx(flop[STUDENT] + teacher, rel=1e-6)
     assert result['models']['student']['parameters'] < result['models']['teacher']['parameters']
     assert 'naive limit' in capsys.readouterr().out
 

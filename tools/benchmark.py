@@ -2,7 +2,9 @@
 
 All parts are measured in one run, one after the other and over again, so that a busy machine troubles all alike; times
 are medians. The naive limit is what distilling cannot do without: a training step of the student, and the teacher's
-backbone and neck as they are, without gradient. A term is measured forward and backward, on given maps.
+backbone and neck as they are, without gradient. A term is measured forward and backward, on given maps, and the floor
+of all that read these is to read them, twice, and to write a gradient. Calls are operators that compute, about a
+launch each on a GPU; waits are values that they ask back from it.
 """
 from __future__ import annotations
 
@@ -24,6 +26,7 @@ from mmdet.registry import MODELS
 from mmengine.config import Config, DictAction
 from rich.console import Console
 from rich.table import Table
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +38,8 @@ from demo_jobs import peak_memory  # noqa: E402
 
 from mmgkd.preflight import is_distiller  # noqa: E402
 
-COLUMNS = ('', 'ms', 'of limit', 'GFLOP', 'peak MB', 'of limit')
+COLUMNS = ('', 'ms', 'of limit', 'GFLOP', 'calls', 'waits', 'peak MB', 'of limit')
+WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', '_unique2', '_linalg_eigh', '_linalg_svd'}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -112,11 +116,27 @@ def seconds(run: Run, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def operations(run: Run) -> float:
-    """Floating-point operations of matrix products and convolutions; each multiplication and each addition is one."""
+class Calls(TorchDispatchMode):
+    """Counts operators that compute, and those after which the host waits for a value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += not func.is_view
+        self.waits += func.overloadpacket.__name__ in WAITS
+        return func(*args, **(kwargs or {}))
+
+
+def operations(run: Run) -> dict[str, float]:
+    """Floating-point operations of matrix products and convolutions, each multiplication and each addition being one;
+    operators, and waits."""
     with FlopCounterMode(display=False) as counter:
         run()
-    return float(counter.get_total_flops())
+    with Calls() as seen:
+        run()
+    return dict(flop=float(counter.get_total_flops()), calls=seen.calls, waits=seen.waits)
 
 
 def peak(run: Run, device: torch.device) -> float:
@@ -153,10 +173,10 @@ def report(result: dict, console: Console) -> None:
     for column in COLUMNS:
         table.add_column(column, justify='right' if column else 'left', no_wrap=True)
     for name, value in middle.items():
-        memory = result['peak_MB'].get(name)
+        memory, counts = result['peak_MB'].get(name), result['operations'][name]
         table.add_row(name, f'{1000 * value:.1f}', f'{value / limit:.3f}' if limit else '',
-                      f'{result["flop"][name] / 1e9:.1f}', f'{memory:.0f}' if memory else '',
-                      f'{memory / most:.3f}' if memory and most else '')
+                      f'{counts["flop"] / 1e9:.1f}', str(counts['calls']), str(counts['waits']),
+                      f'{memory:.0f}' if memory else '', f'{memory / most:.3f}' if memory and most else '')
     console.print(table)
     for side, found in result['models'].items():
         console.print(f'{side}: {found["parameters"] / 1e6:.1f} M parameters, {found["flop"] / 1e9:.1f} GFLOP for its '
@@ -186,11 +206,11 @@ def run(args: argparse.Namespace, argv: Sequence[str], console: Console) -> None
     if not wanted:
         raise SystemExit(f'tools/benchmark.py: --only {" ".join(args.only)} leaves nothing of {", ".join(parts)}')
     runs = {name: parts[name]() for name in wanted}
-    flop = {name: operations(run) for name, run in runs.items()}
+    counts = {name: operations(run) for name, run in runs.items()}
     result = dict(
         command=argv, shape=args.shape, batch=args.batch, real_data=args.real_data, device=str(device),
-        threads=torch.get_num_threads(), torch=torch.__version__, repeat=args.repeat, models=bench.models(), flop=flop,
-        seconds=measure(runs, args.repeat, device), peak_MB={})
+        threads=torch.get_num_threads(), torch=torch.__version__, repeat=args.repeat, models=bench.models(),
+        operations=counts, seconds=measure(runs, args.repeat, device), peak_MB={})
     del runs
     if not args.no_memory:
         result['peak_MB'] = peaks([name for name in wanted if name.endswith(('step', STUDENT, LIMIT))], argv)

@@ -22,6 +22,7 @@ from mmgkd import Distiller, DistillLoss
 from mmgkd.detectors import model_config
 
 STUDENT, LIMIT, PLAIN_TEACHER, TEACHER = 'student alone', 'naive limit', 'teacher as it is', 'teacher in the distiller'
+FLOOR = 'maps read twice, a gradient written'
 PREDICT, PREDICT_DISTILLED = 'prediction, plain student', 'prediction, distiller'
 Run = Callable[[], object]
 
@@ -63,7 +64,7 @@ class Bench:
     def parts(self) -> dict[str, Callable[[], Run]]:
         """By name, what builds what is timed."""
         found = {STUDENT: self.student_step, LIMIT: self.naive_limit, PLAIN_TEACHER: self.plain_teacher,
-                 TEACHER: self.teacher, PREDICT: lambda: self.prediction(self.student()),
+                 TEACHER: self.teacher, FLOOR: self.floor, PREDICT: lambda: self.prediction(self.student()),
                  PREDICT_DISTILLED: lambda: self.prediction(self.distiller(next(iter(self.configs))))}
         for name, cfg in self.configs.items():
             found[f'{name}: step'] = partial(self.distilled_step, name)
@@ -121,15 +122,9 @@ class Bench:
     def terms(self, name: str, key: str, change: Mapping[str, float] | None = None) -> Run:
         """One loss, forward and backward down to the student's maps, connector included."""
         losses = {key: dict(self.configs[name].model.distill_losses[key], **(change or {}))}
-        model, given = self.distiller(name, losses), []
-        connect, distill = model.connector.forward, model.distill
-        model.connector.forward = lambda *feats: given.append(feats) or connect(*feats)
-        model.distill = lambda *args: given.append(args) or distill(*args)
-        data = model.data_preprocessor(self.data(), True)
-        with torch.no_grad():
-            model(**data, mode='loss')
-        model.connector.forward = connect
-        (student_feats, teacher_feats), (*_, samples, readings, _) = given[0], given[-1]
+        model = self.distiller(name, losses)
+        distill = model.distill
+        student_feats, teacher_feats, samples, readings = self._given(model)
         leaves: list[Tensor] = []
         student_feats, readings = (_leaves(x, leaves) for x in (student_feats, readings))
 
@@ -141,6 +136,30 @@ class Bench:
             model.parse_losses(values)[0].backward()
             return leaves
         return run
+
+    def floor(self) -> Run:
+        """What every loss that reads the maps has to move: both sides forward and backward, and a gradient."""
+        student, teacher, *_ = self._given(self.distiller(next(iter(self.configs))))
+        student, teacher = ([x.detach().contiguous() for x in maps] for maps in (student, teacher))
+        grads = [torch.empty_like(x) for x in student]
+
+        def run() -> None:
+            for s, t, grad in zip(student, teacher, grads, strict=True):
+                s.sum(), t.sum(), t.sum(), torch.neg(s, out=grad)
+        return run
+
+    def _given(self, model: Distiller) -> tuple:
+        """What a step gives the connector and the losses: maps of both sides, data samples and readings."""
+        given = []
+        connect, distill = model.connector.forward, model.distill
+        model.connector.forward = lambda *feats: given.append(feats) or connect(*feats)
+        model.distill = lambda *args: given.append(args) or distill(*args)
+        data = model.data_preprocessor(self.data(), True)
+        with torch.no_grad():
+            model(**data, mode='loss')
+        model.connector.forward, model.distill = connect, distill
+        (student_feats, teacher_feats), (*_, samples, readings, _) = given[0], given[-1]
+        return student_feats, teacher_feats, samples, readings
 
     def models(self) -> dict[str, dict[str, float]]:
         """Parameters of student and teacher, and the floating-point operations for their maps."""

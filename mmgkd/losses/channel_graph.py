@@ -64,7 +64,7 @@ class ChannelGraphLoss(DistillLoss):
         if num_eigenvectors < 1:
             raise ValueError(f'num_eigenvectors must be at least 1, got {num_eigenvectors}')
         nothing = torch.zeros(0, num_eigenvectors + 1, 1, 1)
-        channel_graph_levels([nothing], [nothing], [None], **self.options)  # an unknown option is an error now, not in training
+        channel_graph_levels([nothing], [nothing], [None], **self.options)  # unknown options raise now
 
     def prepare(self, student_shapes: Sequence[tuple[int, int, int]],
                 teacher_shapes: Sequence[tuple[int, int, int]]) -> None:
