@@ -1,22 +1,31 @@
 """The comparison of methods: what it trains, what it makes of the logs, and a whole one of a minute."""
+import hashlib
 import json
+import pickle
 import sys
 from pathlib import Path
 
 import pytest
+import scipy.stats
 import torch
-from mmdet.registry import MODELS
+from conftest import run_config
+from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 
 pytest.importorskip('sklearn')
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / 'tools'))
 
 import compare  # noqa: E402
+import compare_examples  # noqa: E402
+import compare_figure  # noqa: E402
+import compare_plan  # noqa: E402
 import compare_report  # noqa: E402
+import compare_variants  # noqa: E402
 import own_terms  # noqa: E402
 from compare_report import cells, summary  # noqa: E402
-from demo_jobs import JobFailed, run_jobs  # noqa: E402
+from demo_jobs import Job, JobFailed, run_jobs  # noqa: E402
 from test_demo import job, order  # noqa: E402
 
 PAIR = ROOT / 'configs/digits/gkd.py'
@@ -27,28 +36,116 @@ def pair():
 
 
 def test_every_method_file_is_found_for_the_students_it_fits():
-    two_stage, one_stage = ({name: path.parent.name for name, path in compare.method_files(student).items()}
+    two_stage, one_stage = ({name: path.parent.name for name, path in compare_variants.method_files(student).items()}
                             for student in (dict(roi_head=1), dict(bbox_head=dict(type='GFLHead'))))
     assert two_stage['gkd'] == one_stage['gkd'] == '_base_'
     assert not {'digits', 'bccd', 'small_schedule'} & set(two_stage)
     assert set(one_stage) - set(two_stage) == {'ld'} and set(two_stage) <= set(one_stage)
-    assert 'ld' not in compare.method_files(dict(bbox_head=dict(type='RetinaHead')))
-    for name in compare.method_files(dict(head=1)):
+    assert 'ld' not in compare_variants.method_files(dict(bbox_head=dict(type='RetinaHead')))
+    for name in compare_variants.method_files(dict(head=1)):
         assert (ROOT / f'configs/_base_/classification/{name}.py').is_file()
 
 
 def test_what_is_trained():
-    found = compare.variants(pair(), {'own': ROOT / 'configs/_base_/gkd.py'})
-    assert list(found) == ['alone', 'inherit', 'own']
-    methods = {name: ROOT / f'configs/_base_/{name}.py' for name in ('gkd', 'pkd', 'fgd')}
-    assert [list(cfg.model.distill_losses) for cfg in list(compare.variants(pair(), methods).values())[2:]] \
-        == [['gkd'], ['pkd'], ['fgd']]
+    found = compare_variants.variants(pair(), ['gkd', 'pkd', 'fgd'])
+    assert list(found) == ['alone', 'inherit', 'gkd', 'pkd', 'fgd']
+    assert [list(cfg.model.distill_losses) for cfg in list(found.values())[2:]] == [['gkd'], ['pkd'], ['fgd']]
     assert found['alone'].model.type == 'FasterRCNN' and not found['alone'].custom_hooks
-    assert found['own'].model.to_dict() == pair().model.to_dict()
+    assert found['gkd'].model.to_dict() == pair().model.to_dict()
     assert found['inherit'].custom_hooks[0].stop == 0
     plain = pair()
     plain.model.inherit = None
-    assert list(compare.variants(plain, {})) == ['alone']
+    assert list(compare_variants.variants(plain, [])) == ['alone']
+
+
+def test_changes_after_colons():
+    found = compare_variants.variants(pair(), [
+        'alone:train_cfg.max_epochs=24', 'gkd:model.distill_losses.gkd.edge_weight=0.:model.inherit=None', 'gkd'])
+    assert list(found) == ['alone', 'inherit', 'alone:max_epochs=24', 'gkd:edge_weight=0.:inherit=None', 'gkd']
+    long, changed, plain = list(found.values())[2:]
+    assert long.train_cfg.max_epochs == 24 and long.model.type == 'FasterRCNN'
+    assert found['alone'].train_cfg.max_epochs == pair().train_cfg.max_epochs
+    assert changed.model.distill_losses.gkd.edge_weight == 0 and changed.model.inherit is None
+    assert plain.model.to_dict() == pair().model.to_dict()
+    with pytest.raises(SystemExit, match="no method 'gkd:edge_weight'"):
+        compare_variants.variants(pair(), ['gkd:edge_weight'])
+    with pytest.raises(SystemExit, match="alone:optimizer.lr=1|the config has no 'optimizer' there"):
+        compare_variants.variants(pair(), ['alone:optimizer.lr=1'])
+    with pytest.raises(SystemExit, match='two rows would be called gkd'):
+        compare_variants.variants(pair(), ['gkd', 'gkd'])
+
+
+def test_changes_are_read_as_on_the_command_line():
+    loss = 'gkd:model.distill_losses.gkd'
+    found = compare_variants.variants(pair(), [
+        f'{loss}.pooled=false', f'{loss}.attention=[spatial,channel]', 'gkd:model.teacher.checkpoint=http://x.y/z.pth'])
+    values = [cfg.model.distill_losses.gkd for cfg in list(found.values())[2:4]]
+    assert values[0].pooled is False and values[1].attention == ['spatial', 'channel']
+    assert found['gkd:checkpoint=http://x.y/z.pth'].model.teacher.checkpoint == 'http://x.y/z.pth'
+
+
+def test_files_are_not_taken_for_the_references(tmp_path):
+    (tmp_path / 'alone.py').write_text("distill_losses = dict(x=dict(type='PKDLoss'))")
+    with pytest.raises(SystemExit, match='give the file another name'):
+        compare_variants.variants(pair(), [str(tmp_path / 'alone.py')])
+
+
+@pytest.fixture
+def made(monkeypatch, digits, tmp_path):
+    """A pair whose data are there, and the plan of a comparison of it."""
+    for name in ('teacher', 'gkd'):
+        more = "model = dict(teacher=dict(config='{{ fileDirname }}/teacher.py'))" if name == 'gkd' else ''
+        loaders = '\n'.join(f"{split}_dataloader = dict(dataset=dict(data_root='{digits}/'))" for split in (
+            'train', 'val', 'test'))
+        metrics = '\n'.join(f"{split}_evaluator = dict(ann_file='{digits}/annotations/val.json')" for split in (
+            'val', 'test'))
+        (tmp_path / f'{name}.py').write_text(
+            f"_base_ = [{str(ROOT / f'configs/digits/{name}.py')!r}]\n{loaders}\n{metrics}\n{more}\n")
+    return lambda *wanted, **more: compare_plan.plan(
+        Config.fromfile(str(tmp_path / 'gkd.py')), wanted, [0, 1], tmp_path / 'out', **more)
+
+
+def test_the_plan(made):
+    plan = made('gkd', 'gkd:model.inherit=None', 'alone:train_cfg.max_epochs=3')
+    names = ['teacher', 'alone', 'inherit', 'gkd', 'gkd:inherit=None', 'alone:max_epochs=3']
+    assert sorted({name for name, _ in plan.trainings}) == sorted(names) and len(plan.trainings) == 12
+    assert plan.trainings['gkd', 1].needs == [plan.trainings['teacher', 1]]
+    assert plan.trainings['alone', 1].needs == []
+    assert {name for name, _ in plan.terms} == {'gkd', 'gkd:inherit=None'}
+    for name, without in (('gkd', 'inherit'), ('gkd:inherit=None', 'alone')):
+        assert plan.terms[name, 0].needs[1] is plan.trainings[without, 0]
+    assert [key for key in plan.tests] == [(name, 0) for name in names]
+
+
+def test_another_teacher_is_trained_beside_the_pairs(made, tmp_path):
+    (tmp_path / 'wide.py').write_text("_base_ = './teacher.py'\nmodel = dict(backbone=dict(base_channels=64))")
+    (tmp_path / 'mine.pth').write_bytes(b'')
+    plan = made(f'gkd:model.teacher.config={tmp_path}/wide.py', f'gkd:model.teacher.checkpoint={tmp_path}/mine.pth')
+    names = {name for name, _ in plan.trainings}
+    wide = next(name for name in names if name.startswith('gkd:config='))
+    own = next(name for name in names if name.startswith('gkd:checkpoint='))
+    assert f'teacher of {wide}' in names and 'teacher' in names
+    assert plan.trainings[wide, 0].needs == [plan.trainings[f'teacher of {wide}', 0]]
+    assert plan.trainings[own, 0].needs == []  # a checkpoint of one's own is kept
+
+
+def test_what_does_not_fit_is_said_before_anything_starts(made):
+    with pytest.raises(SystemExit, match='there is no train_cfg.max_epochs'):
+        made(str(ROOT / 'configs/_base_/small_faster_rcnn.py'))
+    with pytest.raises(SystemExit, match='gkd:num_classes=4: train_dataloader: CocoDataset has 10 classes'):
+        made('gkd:model.student.roi_head.bbox_head.num_classes=4')
+
+
+def test_epochs_are_of_all_but_whole_configs_and_changes():
+    whole = str(ROOT / 'configs/digits/student.py')
+    found = compare_variants.variants(pair(), ['gkd', 'alone:train_cfg.max_epochs=7', whole], epochs=2)
+    assert [cfg.train_cfg.max_epochs for cfg in found.values()] == [2, 2, 2, 7, 10]
+
+
+def test_a_whole_config_is_trained_as_it_stands():
+    path = ROOT / 'configs/digits/student.py'
+    found = compare_variants.variants(pair(), [str(path)])
+    assert found['student'].pretty_text == Config.fromfile(str(path)).pretty_text
 
 
 def test_a_pairs_own_hooks_stay_and_a_methods_imports_come(tmp_path):
@@ -56,7 +153,7 @@ def test_a_pairs_own_hooks_stay_and_a_methods_imports_come(tmp_path):
                                       "distill_losses = dict(mine=dict(type='MyLoss'))\n")
     given = pair()
     given.custom_hooks = [dict(type='EMAHook'), *given.custom_hooks]
-    found = compare.variants(given, {'mine': tmp_path / 'mine.py', 'hkd': ROOT / 'configs/_base_/hkd.py'})
+    found = compare_variants.variants(given, [str(tmp_path / 'mine.py'), 'hkd'])
     assert found['mine'].custom_imports.imports == ['mmgkd', 'json']
     assert [[hook['type'] for hook in cfg.custom_hooks] for cfg in found.values()] == [
         ['EMAHook'], ['EMAHook', 'DistillWeightHook'], ['EMAHook'], ['EMAHook', 'DistillWeightHook']]
@@ -67,15 +164,15 @@ def test_numbers_that_json_does_not_know():
 
 
 def test_unknown_methods_are_an_error_that_names_the_known_ones():
-    with pytest.raises(SystemExit, match=r"no method \['nothing'\].*gkd"):
-        compare.find_methods(['gkd', 'nothing'], dict(roi_head=1))
+    with pytest.raises(SystemExit, match="no method 'nothing'.*gkd"):
+        compare_variants.variants(pair(), ['gkd', 'nothing'])
     with pytest.raises(SystemExit, match='defines no distill_losses'):
-        compare.variants(pair(), {'x': ROOT / 'configs/_base_/digits.py'})
+        compare_variants.variants(pair(), [str(ROOT / 'configs/_base_/digits.py')])
 
 
 def test_a_config_of_ones_own_is_a_method():
-    path = str(ROOT / 'configs/_base_/gkd.py')
-    assert compare.find_methods([path], dict(roi_head=1)) == {'gkd': Path(path)}
+    found = compare_variants.variants(pair(), [str(ROOT / 'configs/_base_/pkd.py')])
+    assert list(found['pkd'].model.distill_losses) == ['pkd']
 
 
 def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monkeypatch):
@@ -87,7 +184,8 @@ def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monke
 
 
 def run_of(name, seed, score, seconds=1., **more):
-    run = dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, finite=True)
+    run = dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, finite=True,
+               teacher='teacher', curve={1: score / 2, 2: score})
     return run | more
 
 
@@ -95,7 +193,24 @@ def test_gains_are_paired_over_seeds():
     rows = summary([run_of('alone', 0, 10.), run_of('alone', 1, 20.), run_of('x', 0, 13., 2.), run_of('x', 1, 21., 4.),
                     run_of('y', 1, 21.)])
     assert rows[1]['gains'] == [3., 1.] and rows[1]['time'] == 3. and rows[0]['gains'] == []
-    assert rows[2]['gains'] == [1.] and cells(rows[1])[1:3] == ('17.0 ± 5.7', '+2.0 ± 1.4')
+    assert rows[2]['gains'] == [1.] and cells(rows[1])[1:3] == ('17.0 ± 5.7', '+2.0 [-10.7, +14.7]')
+
+
+def test_the_interval_is_that_of_scipy():
+    values = [1., 2.5, 3., 7.]
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(.95)
+    assert compare_report.interval(values) == pytest.approx((expected.low, expected.high))
+    assert compare_report.interval([1.]) is None
+
+
+def test_the_share_of_the_gap_is_of_the_seeds_that_have_a_teacher():
+    rows = {row['name']: row for row in summary([
+        run_of('teacher', 0, 20.), run_of('alone', 0, 10.), run_of('alone', 1, 10.), run_of('x', 0, 17.),
+        run_of('x', 1, 40.)])}
+    assert rows['x']['share'] == pytest.approx(.7) and cells(rows['x'])[3] == '70 %'
+    assert rows['alone']['share'] is None and rows['teacher']['gains'] == []
+    worse = summary([run_of('teacher', 0, 9.), run_of('alone', 0, 10.), run_of('x', 0, 17.)])
+    assert worse[-1]['share'] is None  # of a teacher that knows less there is no gap
 
 
 def test_what_diverged_is_called_so():
@@ -106,7 +221,7 @@ def test_what_diverged_is_called_so():
 def test_a_method_that_did_nothing_to_its_own_terms_is_called_so():
     runs = [run_of('x', 0, 1., terms=dict(x_a=(1., .5), x_b=(1., 2.))), run_of('y', 0, 1., terms=dict(y_a=(1., 1.)))]
     first, second = [cells(row) for row in summary(runs)]
-    assert first[0] == 'x' and first[3] == 'a 1 → 0.5, b 1 → 2'
+    assert first[0] == 'x' and first[4] == 'a 1 → 0.5, b 1 → 2'
     assert second[0] == 'y (no term of its own fell)'
 
 
@@ -128,6 +243,14 @@ train_dataloader = dict(batch_size=100)""")):
     assert all(value > 0 for pair in results['rkd']['terms'].values() for value in pair)
     text = (tmp_path / 'out/results.md').read_text()
     assert '| kd | ' in text and 'divergence' not in text and 'kl ' in text
+    assert (tmp_path / 'out/results.png').read_bytes().startswith(b'\x89PNG')
+    page = (tmp_path / 'out/report.html').read_text()
+    checkpoint = next((tmp_path / 'out/seed0').glob('kd-*/epoch_1.pth'))
+    for said in ('<h2>Results</h2>', torch.__version__, hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
+                 str(checkpoint.parent / 'config.py'), 'data:image/png;base64,'):
+        assert said in page
+    assert 'src="http' not in page and 'href=' not in page  # nothing from elsewhere
+    assert '<h2>Detections</h2>' not in page  # a classifier finds none
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
     compare.main(command)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
@@ -164,3 +287,63 @@ def test_memory_is_measured(tmp_path):
     jobs = [job(tmp_path, 'big', 'import time; x = bytearray(2 ** 27); time.sleep(.5)', steps=1)]
     run_jobs(jobs, 1, 1, lambda jobs: None, pause=.05)
     assert 128 < json.loads((tmp_path / 'big/done.json').read_text())['peak'] < 400
+
+
+def test_a_row_that_lacks_a_seed_says_so():
+    rows = summary([run_of('alone', 0, 1.), run_of('alone', 1, 1.), run_of('x', 1, 2.)])
+    assert [cells(row)[0] for row in rows] == ['alone', 'x (1 seed(s) missing)']
+
+
+def test_the_gap_is_to_ones_own_teacher():
+    rows = summary([run_of('teacher', 0, 20.), run_of('teacher of x', 0, 30.), run_of('alone', 0, 10.),
+                    run_of('x', 0, 20., teacher='teacher of x')])
+    assert rows[-1]['share'] == pytest.approx(.5) and rows[1]['gains'] == []
+
+
+def test_the_score_is_that_of_the_last_epoch(tmp_path):
+    """COCO logs nothing of a detector that finds nothing."""
+    folder = tmp_path / '2026/vis_data'
+    folder.mkdir(parents=True)
+    lines = [dict(step=1, loss=1., time=1.), {'step': 1, 'coco/bbox_mAP': .3}, {'step': 2, 'coco/bbox_mAP': -1.}]
+    (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
+    done = Job('x', 'x', tmp_path, [], tmp_path / 'epoch_3.pth', '')
+    measured = compare_report.measure('x', 0, done)
+    assert measured['score'] == 0 and measured['curve'] == {1: 30., 2: 0.} and measured['metric'] == 'mAP'
+
+
+def test_curves_have_a_band_over_seeds():
+    curves = [{1: 1., 2: 4.}, {1: 3., 2: 4., 3: 9.}]
+    assert compare_figure.band(curves) == {1: (2., pytest.approx(2 ** .5)), 2: (4., 0.)}
+
+
+def test_of_many_rows_the_best_have_curves():
+    rows = summary([run_of(name, 0, float(i)) for i, name in enumerate(['teacher', 'alone', 'gkd', *'abcdefghij'])])
+    names = [row['name'] for row in compare_figure.with_curves(rows)]
+    assert names == ['teacher', 'alone', 'gkd', 'j', 'i', 'h', 'g', 'f']
+
+
+def test_detections_are_shown_side_by_side(digits, tmp_path):
+    """Of a perfect detector every box is right, and one that finds nothing misses all."""
+    cfg = run_config(digits, tmp_path, {})
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    for name, found in (('good', infos), ('bad', [dict(info, instances=[]) for info in infos])):
+        samples = []
+        for info in found:
+            boxes = compare_examples.true_boxes(info)
+            samples.append(dict(img_id=info['img_id'], pred_instances=dict(
+                bboxes=torch.tensor(boxes.boxes), labels=torch.tensor(boxes.labels), scores=torch.ones(len(boxes[1])))))
+        (tmp_path / f'{name}.pkl').write_bytes(pickle.dumps(samples))
+    rows = compare_examples.panels(cfg, {name: str(tmp_path / f'{name}.pkl') for name in ('good', 'bad')})
+    assert 1 <= len(rows) <= 4
+    for truth, good, bad in rows:
+        count = int(truth.caption.split()[0])
+        assert good.caption == f'{count} of {count} found, 0 wrong' and bad.caption == f'0 of {count} found, 0 wrong'
+        assert truth.image.startswith('data:image/jpeg;base64,')
+
+
+def test_short_names_tell_classes_apart():
+    assert compare_examples.short_names(['RBC', 'WBC', 'Platelets']) == ['R', 'W', 'P']
+    assert compare_examples.short_names(['mouse', 'mousebite']) == ['mous', 'mous']
+    assert compare_examples.short_names(['open', 'over']) == ['op', 'ov']

@@ -1,14 +1,15 @@
 """How long distilling takes, part by part, and how much memory: python tools/benchmark.py CONFIG [--vs CONFIG ...].
 
 All parts are measured in one run, one after the other and over again, so that a busy machine troubles all alike; times
-are medians. The naive limit is what distilling cannot do without: a training step of the student, and the teacher's
-backbone and neck as they are, without gradient. A term is measured forward and backward, on given maps, and the floor
-of all that read these is to read them, twice, and to write a gradient. Calls are operators that compute, about a
-launch each on a GPU; waits are values that they ask back from it.
+are medians, and ratios medians of each turn's. The naive limit is what distilling cannot do without: a training step of
+the student, and the teacher's backbone and neck as they are, without gradient. A term is measured forward and backward,
+on given maps, and the floor of all that read these is to read them, twice, and to write a gradient. Calls are operators
+that compute, about a launch each on a GPU; waits are values that they ask back from it.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import logging
@@ -33,11 +34,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
 from benchmark_parts import LIMIT, STUDENT, Bench, Run, Settings, peer  # noqa: E402
-from compare import with_method  # noqa: E402
+from compare_variants import with_method  # noqa: E402
 from demo_jobs import peak_memory  # noqa: E402
 
 from mmgkd.preflight import is_distiller  # noqa: E402
 
+AT_ONCE = dict.fromkeys(('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'), str(2 ** 17))
+"""Lets the C library give memory back when it is freed: what is resident is then what is used, within 0.1 %."""
 COLUMNS = ('', 'ms', 'of limit', 'GFLOP', 'calls', 'waits', 'peak MB', 'of limit')
 WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', '_unique2', '_linalg_eigh', '_linalg_svd'}
 
@@ -140,9 +143,12 @@ def operations(run: Run) -> dict[str, float]:
 
 
 def peak(run: Run, device: torch.device) -> float:
-    """MB at most, in two runs: of this process, or of what was allocated on the GPU."""
+    """MB at most, in two runs: of this process, or of what was allocated on the GPU; not of what building it took."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # where this cannot be forgotten, it counts
+            Path('/proc/self/clear_refs').write_text('5')
     run(), run()
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
@@ -155,7 +161,7 @@ def peaks(names: Sequence[str], command: Sequence[str]) -> dict[str, float]:
     for name in names:
         with tempfile.NamedTemporaryFile('r', suffix='.json') as file:
             done = subprocess.run([sys.executable, __file__, *command, '--memory-of', name, '--out', file.name],
-                                  capture_output=True, text=True)
+                                  capture_output=True, text=True, env=os.environ | AT_ONCE)
             if done.returncode:
                 raise SystemExit(f'tools/benchmark.py: measuring the memory of {name!r} failed\n{done.stderr[-3000:]}')
             found[name] = json.load(file)
@@ -165,16 +171,16 @@ def peaks(names: Sequence[str], command: Sequence[str]) -> dict[str, float]:
 # ---- what is said of it
 
 def report(result: dict, console: Console) -> None:
-    middle = {name: statistics.median(values) for name, values in result['seconds'].items()}
-    limit, most = middle.get(LIMIT), result['peak_MB'].get(LIMIT)
+    limits, most = result['seconds'].get(LIMIT, ()), result['peak_MB'].get(LIMIT)
     size = 'real images' if result['real_data'] else '{} x {}'.format(*result['shape'])
     title = '{batch} x {size} on {device}, {threads} threads, median of {repeat}'.format(size=size, **result)
     table = Table(title=title, title_justify='left')
     for column in COLUMNS:
-        table.add_column(column, justify='right' if column else 'left', no_wrap=True)
-    for name, value in middle.items():
+        table.add_column(column, justify='right' if column else 'left', no_wrap=bool(column), overflow='fold')
+    for name, times in result['seconds'].items():
         memory, counts = result['peak_MB'].get(name), result['operations'][name]
-        table.add_row(name, f'{1000 * value:.1f}', f'{value / limit:.3f}' if limit else '',
+        ratio = statistics.median(x / y for x, y in zip(times, limits, strict=True)) if limits else None
+        table.add_row(name, f'{1000 * statistics.median(times):.1f}', f'{ratio:.3f}' if ratio else '',
                       f'{counts["flop"] / 1e9:.1f}', str(counts['calls']), str(counts['waits']),
                       f'{memory:.0f}' if memory else '', f'{memory / most:.3f}' if memory and most else '')
     console.print(table)
@@ -187,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     args, console = parse_args(argv), Console()
     if not console.is_terminal:
-        console = Console(width=100)
+        console = Console(width=120)
     logging.disable(logging.INFO)  # how each layer was initialised
     try:
         run(args, argv, console)

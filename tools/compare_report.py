@@ -1,35 +1,48 @@
-"""What a comparison measured: a table for people, and the numbers as JSON and CSV."""
+"""What a comparison measured: a table for people, a figure, and the numbers as JSON and CSV."""
 from __future__ import annotations
 
 import csv
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from compare_figure import draw
+from compare_plan import Plan
+from compare_variants import ALONE, TEACHER
 from demo_jobs import Job, read_scalars, show
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from scipy.stats import t as student_t
 
 METRICS = {  # MMEngine's name: what to call it, and the factor that makes it percent
     'coco/bbox_mAP': ('mAP', 100), 'pascal_voc/mAP': ('mAP', 100), 'accuracy/top1': ('top-1', 1)}
-COLUMNS = ('', '{metric}', 'to alone', 'own terms: without → with it', 'time', 'peak MB')
+COLUMNS = ('', '{metric}', 'to alone', 'of the gap', 'own terms: without → with it', 'time', 'peak MB')
+NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {count} seed(s). "To alone": the mean ' \
+       'paired difference to the student alone, with a 95 % confidence interval (Student\'s t) where there are ' \
+       'several seeds; "of the gap": that, divided by what its teacher is ahead. Own terms: raw values on the same ' \
+       'batches, for the student trained without the method and for the one trained with it. Time of an iteration ' \
+       'relative to the student alone, median, with other trainings beside it.'
+FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
 
-def collect(jobs: Mapping[tuple[str, int], Job], terms: Mapping[tuple[str, int], Job]) -> list[dict]:
+def collect(plan: Plan) -> list[dict]:
     """One entry for each training that is done, with its own terms if they were measured."""
-    return [measure(name, seed, job, terms.get((name, seed))) for (name, seed), job in jobs.items() if job.is_done()]
+    return [measure(name, seed, job, plan.terms.get((name, seed)))
+            for (name, seed), job in plan.trainings.items() if job.is_done()]
 
 
 def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
     lines = read_scalars(job.folder)
     trained = [line for line in lines if 'loss' in line]
-    validated = [line for line in lines if any(key in line for key in METRICS)]
-    key = next((key for key in METRICS if validated and key in validated[-1]), None)
-    return dict(name=name, seed=seed, metric=METRICS[key][0] if key else 'metric',
-                score=max(0., validated[-1][key]) * METRICS[key][1] if key else float('nan'),
-                curve={line['step']: line[key] * METRICS[key][1] for line in validated},
+    found = {line['step']: (key, line[key]) for line in lines for key in METRICS if key in line}
+    key = next((key for key, _ in found.values()), 'coco/bbox_mAP')  # which is silent where nothing was found
+    curve = {step: max(0., value) * METRICS[key][1] for step, (_, value) in found.items()}
+    last = int(job.product.stem.rpartition('_')[2])
+    return dict(name=name, seed=seed, metric=METRICS[key][0], score=curve.get(last, 0.), curve=curve,
+                teacher=job.needs[0].kind if job.needs else TEACHER,
                 terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
                 seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
                 finite=all(math.isfinite(line['loss']) for line in trained),
@@ -38,37 +51,83 @@ def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
 
 def summary(results: Sequence[dict]) -> list[dict]:
     """One row for each name, over its seeds, compared with the student alone on the same seeds."""
-    alone = {row['seed']: row for row in results if row['name'] == 'alone'}
+    alone = {row['seed']: row for row in results if row['name'] == ALONE}
+    teachers = {(row['name'], row['seed']): row for row in results if row['name'].partition(' ')[0] == TEACHER}
     rows = []
     for name in dict.fromkeys(row['name'] for row in results):
         runs = [row for row in results if row['name'] == name]
         pairs = [(row, alone[row['seed']]) for row in runs if row['seed'] in alone]
+        gaps = [(row['score'] - base['score'], teachers[row['teacher'], row['seed']]['score'] - base['score'])
+                for row, base in pairs if (row['teacher'], row['seed']) in teachers]
         rows.append(dict(
             name=name, seeds=[row['seed'] for row in runs], scores=[row['score'] for row in runs],
-            gains=[] if name in ('teacher', 'alone') else [row['score'] - base['score'] for row, base in pairs],
+            curves=[row['curve'] for row in runs],
+            gains=[] if is_reference(name) else [row['score'] - base['score'] for row, base in pairs],
+            share=None if is_reference(name) else share(gaps),
             time=statistics.median(row['seconds'] / base['seconds'] for row, base in pairs) if pairs else None,
             peak=max(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
+            missing=len({row['seed'] for row in results} - {row['seed'] for row in runs}),
             terms={term: tuple(statistics.fmean(row['terms'][term][i] for row in runs) for i in (0, 1))
                    for term in runs[0]['terms'] if all(term in row['terms'] for row in runs)}))
     return rows
 
 
-def spread(values: Sequence[float], sign: str = '') -> str:
+def is_reference(name: str) -> bool:
+    """Whether a row is what others are compared with."""
+    return name == ALONE or name.partition(' ')[0] == TEACHER
+
+
+def share(gaps: Sequence[tuple[float, float]]) -> float | None:
+    """The part of the teacher's lead that a student has made up, of means over seeds; none if there is no lead."""
+    gain, lead = (sum(values) for values in zip(*gaps, strict=True)) if gaps else (0., 0.)
+    return gain / lead if lead > 0 else None
+
+
+def interval(values: Sequence[float], level: float = .95) -> tuple[float, float] | None:
+    """The confidence interval of the mean of normal values, by Student's t; none of a single value."""
+    if len(values) < 2:
+        return None
+    mean = statistics.fmean(values)
+    half = student_t.ppf((1 + level) / 2, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean - half, mean + half
+
+
+def spread(values: Sequence[float]) -> str:
     """``30.1``, or ``30.1 ± 0.8`` with the standard deviation over seeds."""
     if not values:
         return ''
-    mean = f'{statistics.fmean(values):{sign}.1f}'
+    mean = f'{statistics.fmean(values):.1f}'
     return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.1f}'
+
+
+def gain(values: Sequence[float]) -> str:
+    """``+2.0``, or ``+2.0 [-0.5, +4.5]`` with the confidence interval."""
+    if not values:
+        return ''
+    bounds = interval(values)
+    return f'{statistics.fmean(values):+.1f}' + (f' [{bounds[0]:+.1f}, {bounds[1]:+.1f}]' if bounds else '')
 
 
 def cells(row: dict) -> tuple[str, ...]:
     """A row in the order of ``COLUMNS``."""
     own = ', '.join(f'{term.partition("_")[2]} {without:.3g} → {having:.3g}'
                     for term, (without, having) in row['terms'].items())
-    flags = ' (diverged)' * (not row['finite']) + ' (no term of its own fell)' * bool(
-        row['terms'] and all(having >= without for without, having in row['terms'].values()))
-    return (row['name'] + flags, spread(row['scores']), spread(row['gains'], '+'), own,
+    idle = row['terms'] and all(having >= without for without, having in row['terms'].values())
+    flags = ''.join(f' ({flag})' for flag, holds in (
+        (f'{row["missing"]} seed(s) missing', row['missing']), ('diverged', not row['finite']),
+        ('no term of its own fell', idle)) if holds)
+    return (row['name'] + flags, spread(row['scores']), gain(row['gains']),
+            '' if row['share'] is None else f'{100 * row["share"]:.0f} %', own,
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
+
+
+def columns(results: Sequence[dict]) -> list[str]:
+    return [column.format(metric=results[0]['metric']) for column in COLUMNS]
+
+
+def note(results: Sequence[dict]) -> str:
+    """What the columns mean."""
+    return NOTE.format(metric=results[0]['metric'], count=len({row['seed'] for row in results}))
 
 
 def finite_only(value):
@@ -81,31 +140,27 @@ def finite_only(value):
 
 
 def write(results: Sequence[dict], folder: Path, console: Console) -> None:
-    """Print the table, and write it and the numbers into a folder."""
+    """Print the table, and write it, the figure and the numbers into a folder."""
     if not results:
         return
-    rows = summary(results)
-    columns = [column.format(metric=results[0]['metric']) for column in COLUMNS]
+    rows, header = summary(results), columns(results)
     table = Table(title='Comparison', title_justify='left')
-    for i, column in enumerate(columns):
-        table.add_column(column, justify='left' if i in (0, 3) else 'right', no_wrap=i != 3)
+    narrow = [i for i, column in enumerate(COLUMNS) if not column.startswith('own terms')]  # for a terminal
+    for i in narrow:
+        table.add_column(header[i], justify='right' if i else 'left', no_wrap=bool(i), overflow='fold')
     for row in rows:
-        table.add_row(*cells(row))
+        table.add_row(*(escape(cells(row)[i]) for i in narrow))
     console.print(table)
-    count = max(len(row['seeds']) for row in rows)
-    note = f'{columns[1]} in percent at the last epoch, mean ± standard deviation over {count} seed(s); "to alone": ' \
-           'the mean paired difference; own terms: raw values on the same batches, for the student trained without ' \
-           'the method and for the one trained with it; time of an iteration relative to the student alone, median, ' \
-           'with other trainings beside it.'
-    console.print(note, style='dim', markup=False, highlight=False)
-    lines = [columns, ['---'] * len(columns), *map(cells, rows)]
+    console.print(note(results), style='dim', markup=False, highlight=False)
+    lines = [header, ['---'] * len(header), *map(cells, rows)]
     text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
-    (folder / 'results.md').write_text(f'{text}\n\n{note}\n')
-    (folder / 'results.json').write_text(json.dumps(finite_only(results), indent=1))
-    with (folder / 'results.csv').open('w', newline='') as file:
+    paths = text_file, csv_file, json_file, picture = [folder / name for name in FILES]
+    text_file.write_text(f'{text}\n\n{note(results)}\n', encoding='utf-8')
+    json_file.write_text(json.dumps(finite_only(results), indent=1))
+    with csv_file.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
-        writer.writerow(['name', 'seed', columns[1], 'seconds_per_iteration', 'peak_MB', 'folder'])
+        writer.writerow(['name', 'seed', header[1], 'seconds_per_iteration', 'peak_MB', 'folder'])
         for row in results:
             writer.writerow([row[key] for key in ('name', 'seed', 'score', 'seconds', 'peak', 'folder')])
-    console.print(', '.join(show(folder / name) for name in ('results.md', 'results.csv', 'results.json')),
-                  markup=False, highlight=False, soft_wrap=True)
+    draw(rows, header[1], picture)
+    console.print(', '.join(map(show, paths)), markup=False, highlight=False, soft_wrap=True)

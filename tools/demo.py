@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
 import math
 import os
@@ -28,7 +27,7 @@ QUICK = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'param_schedule
 
 try:
     import matplotlib  # noqa: F401  (fail now rather than after the training)
-    from demo_jobs import Job, JobFailed, lock, run_jobs, show
+    from demo_jobs import Job, JobFailed, digest, lock, run_jobs, show
     from demo_progress import Watch
     from make_digits import STAMP, make_digits
     from mmengine.config import Config
@@ -95,11 +94,6 @@ def versions() -> str:
     import mmengine
     import torch
     return ' '.join(f'{module.__name__}={module.__version__}' for module in (torch, mmengine, mmcv, mmdet))
-
-
-def digest(*texts: str) -> str:
-    """A SHA-256 over texts and their borders."""
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def read_config(kind: str, options: dict) -> Config:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -126,6 +127,11 @@ def environment(threads: int) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     counts = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), str(threads))
     return os.environ | counts | dict(PYTHONPATH=path, PYTHONUNBUFFERED='1')
+
+
+def digest(*texts: str) -> str:
+    """A SHA-256 over texts and their borders."""
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def show(path: Path) -> str:

@@ -1,0 +1,170 @@
+"""The jobs of a comparison: what trains, tests and measures each of its variants."""
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import NamedTuple
+
+from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
+from demo_jobs import ROOT, Job, digest
+from mmengine.config import Config
+
+from mmgkd.preflight import InputError, check_training, is_classifier, is_distiller
+
+Jobs = dict[tuple[str, int], Job]  # by name and seed
+
+
+class Plan(NamedTuple):
+    """The jobs of a comparison, all by name and seed.
+
+    Attributes:
+        trainings (Jobs): In order of importance.
+        terms (Jobs): What each method did to its own terms.
+        tests (Jobs): What the first seed's detectors find on the test images.
+    """
+    trainings: Jobs
+    terms: Jobs
+    tests: Jobs
+
+    def all(self) -> list[Job]:
+        return [*self.trainings.values(), *self.terms.values(), *self.tests.values()]
+
+
+def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path, epochs: int | None = None) -> Plan:
+    """Every job of a comparison; its trainings and tests keep their results below ``folder``.
+
+    Raises:
+        SystemExit: Something is not there or does not fit; the text says what.
+    """
+    if not is_distiller(pair):
+        raise SystemExit(f'tools/compare.py: {pair.filename} is no distillation, its model is a {pair.model.type}')
+    configs = variants(pair, wanted, epochs)
+    teachers, whose = own_teachers(pair, configs)
+    for name, cfg in (teachers | configs).items():
+        check(name, cfg, teacher_comes=name in whose)
+    trainings: Jobs = {}
+    for seed in seeds:
+        for name, cfg in teachers.items():
+            trainings[name, seed] = training(name, cfg, seed, folder)
+    for seed in seeds:
+        for name, cfg in configs.items():
+            trainings[name, seed] = training(name, cfg, seed, folder, trainings.get((whose.get(name), seed)),
+                                             sources() if is_distiller(cfg) else '')
+    return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]))
+
+
+def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Config], dict[str, str]]:
+    """The teachers that are trained first, the pair's as ``teacher``, and whose each is.
+
+    They are those of config files. Another checkpoint than the pair's for the same file is somebody's choice.
+    """
+    teachers, whose = {}, {}
+    for name, cfg in [('', pair), *configs.items()]:
+        teacher = cfg.model.get('teacher', {}) if is_distiller(cfg) else {}
+        file, usual = teacher.get('config'), pair.model.teacher
+        if teacher.get('checkpoint') is None or not isinstance(file, str) or not os.path.isfile(file):
+            continue
+        if file == usual.get('config') and teacher.checkpoint != usual.get('checkpoint'):
+            continue
+        trained = Config.fromfile(file)
+        trained.merge_from_dict(dict(model=teacher.get('overrides') or {}))
+        known = [called for called, other in teachers.items() if other.pretty_text == trained.pretty_text]
+        whose[name] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
+        teachers[whose[name]] = trained
+    return teachers, whose
+
+
+def check(name: str, cfg: Config, teacher_comes: bool) -> None:
+    """Refuse a training whose data, teacher or length is missing, before anything is started."""
+    if 'max_epochs' not in cfg.get('train_cfg', {}):
+        raise SystemExit(f'tools/compare.py: {name}: trainings are counted in epochs, and there is no '
+                         'train_cfg.max_epochs')
+    try:
+        check_training(alone(cfg) if teacher_comes else cfg)
+    except InputError as error:
+        raise SystemExit(f'tools/compare.py: {name}: {error}') from None
+
+
+@functools.lru_cache(None)
+def sources() -> str:
+    """A digest of the package."""
+    return digest(*(path.read_text() for path in sorted((ROOT / 'mmgkd').rglob('*.py'))))
+
+
+def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | None = None, code: str = '') -> Job:
+    """The job that trains one model; its config is written where its results will be."""
+    cfg = deepcopy(cfg)
+    cfg.randomness = cfg.get('randomness', {}) | dict(seed=seed)
+    if teacher:
+        cfg.model.teacher.checkpoint = str(teacher.product)
+    cfg.work_dir = None
+    if 'mmgkd.' in Config(dict(model=cfg.model)).pretty_text:  # made of this package even without a method
+        code = code or sources()
+    key = digest(cfg.pretty_text, code, teacher.digest if teacher else '')
+    folder = folder / f'seed{seed}' / f'{re.sub("[^0-9A-Za-z]", "-", name)[:40]}-{key[:8]}'
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg.work_dir = str(folder)
+    cfg.dump(str(folder / 'config.py'))
+    epochs = cfg.train_cfg.max_epochs
+    loader = cfg.train_dataloader
+    images = images_in(Config(dict(dataset=loader.dataset)).pretty_text, cfg.get('default_scope', 'mmdet'))
+    steps = epochs * -(-images // loader.batch_size)
+    command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
+    return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
+               needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True)
+
+
+def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
+    """The jobs that write down what the detectors of one seed find, if there are any and test data."""
+    if is_classifier(configs[ALONE]) or 'test_dataloader' not in configs[ALONE]:
+        return {}
+    found = {}
+    for (name, its_seed), job in trainings.items():
+        if its_seed != seed or name in configs and not same(configs[name], configs[ALONE], 'test_dataloader'):
+            continue
+        folder = job.folder / 'test'
+        command = [sys.executable, 'tools/test.py', str(job.folder / 'config.py'), str(job.product),
+                   '--work-dir', str(folder), '--out', str(folder / 'predictions.pkl')]
+        found[name, seed] = Job(f'{job.name}, test', 'test', folder, command, folder / 'predictions.pkl',
+                                digest(job.digest, 'test'), needs=[job], guess=15.)
+    return found
+
+
+def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
+    """The jobs that measure what each method did to its own terms, if its student is the one trained without it."""
+    found = {}
+    for (name, seed), job in trainings.items():
+        cfg = configs.get(name)
+        if not cfg or not is_distiller(cfg) or name.partition(':')[0] == INHERIT:
+            continue
+        if not same(alone(cfg), configs[ALONE], 'model'):
+            continue
+        inherits = INHERIT in configs and cfg.model.get('inherit') == configs[INHERIT].model.inherit
+        without = trainings[INHERIT if inherits else ALONE, seed]
+        folder = job.folder / 'own_terms'
+        command = [sys.executable, 'tools/own_terms.py', str(job.folder / 'config.py'), str(job.product),
+                   '--without', str(without.product), '--out', str(folder / 'terms.json')]
+        found[name, seed] = Job(f'seed {seed} {name}, terms', 'terms', folder, command, folder / 'terms.json',
+                                digest(job.digest, without.digest), needs=[job, without], guess=15.)
+    return found
+
+
+def same(one: Config, other: Config, part: str) -> bool:
+    return Config(dict(part=one.get(part))).pretty_text == Config(dict(part=other.get(part))).pretty_text
+
+
+@functools.lru_cache(None)
+def images_in(config: str, scope: str) -> int:
+    """How many images a data set has, given as the text of a config: the trainings mostly share one."""
+    from mmdet.registry import DATASETS
+    from mmengine.registry import init_default_scope
+    init_default_scope(scope)
+    with contextlib.redirect_stdout(io.StringIO()):
+        return len(DATASETS.build(Config.fromstring(config, '.py').dataset))
