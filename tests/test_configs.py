@@ -9,6 +9,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
+from mmgkd.detectors import model_config
 from mmgkd.preflight import InputError, check_testing, check_training
 
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
@@ -20,9 +21,10 @@ FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
 def load(path):
     """A config whose models start from random weights."""
     cfg = Config.fromfile(ROOT / path)
-    student = cfg.model.get('student', cfg.model)
+    student = model_config(cfg.model.get('student', cfg.model))
     student.backbone.init_cfg = None
     if cfg.model.type == 'Distiller':
+        cfg.model.student = student
         cfg.model.teacher.update(checkpoint=None, allow_random=True)
         cfg.model.inherit = None  # there is nothing to inherit from random weights
     return cfg
@@ -32,7 +34,7 @@ def train_step(cfg, size):
     model = MODELS.build(cfg.model)
     model.init_weights()
     model.train()
-    head = model.roi_head.bbox_head
+    head = model.roi_head.bbox_head if hasattr(model, 'roi_head') else model.bbox_head
     data = model.data_preprocessor(demo_mm_inputs(1, [size], num_classes=head.num_classes), True)
     loss, logged = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
@@ -83,10 +85,12 @@ def test_no_two_configs_share_a_work_folder_and_each_pair_finds_its_teacher():
     for path in CONFIGS:
         folder = Config.fromfile(ROOT / path).get('work_dir') or f'work_dirs/{Path(path).stem}'
         assert folders.setdefault(folder, path) == path
-    for path, of in (('bccd/gkd.py', 'bccd/teacher.py'), ('digits/gkd.py', 'digits/teacher.py')):
-        trained = Config.fromfile(ROOT / 'configs' / of)
-        assert Config.fromfile(ROOT / 'configs' / path).model.teacher.checkpoint == \
-            f'{trained.work_dir}/epoch_{trained.train_cfg.max_epochs}.pth'
+    pairs = [path for path in DETECTORS if path.split('/')[1] in ('bccd', 'deeppcb', 'digits') and 'gkd' in path]
+    assert len(pairs) == 11
+    for path in pairs:
+        teacher = Config.fromfile(ROOT / path).model.teacher
+        trained = Config.fromfile(teacher.config)
+        assert teacher.checkpoint == f'{trained.work_dir}/epoch_{trained.train_cfg.max_epochs}.pth'
 
 
 def test_a_text_detectors_classes_are_not_counted(digits, monkeypatch):
