@@ -42,6 +42,18 @@ def test_padding_is_in_no_mean():
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_float32(dtype):
+    """Sums of 4 x 4 values of which each is large leave the range of float16, and the precision of both."""
+    feat = (3e4 + torch.rand(1, 2, 8, 8) * 1e3).to(dtype).requires_grad_()
+    found, _ = coarsen(feat, side=4)
+    expected, _ = by_loops(feat.detach().double(), torch.ones(1, 8, 8, dtype=torch.bool), 4)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    found.sum().backward()
+    assert feat.grad.dtype == dtype and torch.equal(feat.grad, torch.full_like(feat, 1 / 16))
+
+
 def test_gradients():
     feat = torch.randn(1, 2, 5, 4, dtype=torch.float64, requires_grad=True)
     valid = torch.rand(1, 5, 4) < .7
