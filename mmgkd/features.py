@@ -128,6 +128,7 @@ def _mask(shares: list[list[float]], feat: Tensor) -> Tensor | None:
             for pair in shares]
     if all(u == [height, width] for u in used):
         return None
-    rows, columns = torch.tensor(used, device=feat.device).unsqueeze(-1).unbind(1)  # (N, 1) each
-    return (torch.arange(height, device=feat.device) < rows).unsqueeze(-1) \
-        & (torch.arange(width, device=feat.device) < columns).unsqueeze(-2)  # (N, H, W)
+    mask = feat.new_zeros(len(used), height, width, dtype=torch.bool)
+    for image, (rows, columns) in zip(mask, used, strict=True):  # fills: a copy from the host would be waited for
+        image[:rows, :columns] = True
+    return mask

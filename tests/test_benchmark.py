@@ -68,9 +68,12 @@ def test_what_is_counted():
     x = torch.ones(4, 8)
     counts = benchmark.operations(lambda: float((x @ x.mT).sum()))
     assert counts == dict(flop=2 * 4 * 8 * 4, calls=3, waits=1)
+    assert benchmark.operations(lambda: x[x > 0])['waits'] == 1
+    assert benchmark.operations(lambda: x[torch.arange(2)])['waits'] == 0
 
 
 def test_gkd_waits_for_its_eigen_solver_alone(bench):
+    """For all levels once, as it looks whether it failed."""
     parts = bench.parts()
     assert benchmark.operations(parts['gkd: gkd, all terms']())['waits'] == 1
     assert benchmark.operations(parts['gkd: edge alone']())['waits'] == 0

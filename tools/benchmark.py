@@ -42,7 +42,7 @@ from mmgkd.preflight import is_distiller  # noqa: E402
 AT_ONCE = dict.fromkeys(('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'), str(2 ** 17))
 """Lets the C library give memory back when it is freed: what is resident is then what is used, within 0.1 %."""
 COLUMNS = ('', 'ms', 'of limit', 'GFLOP', 'calls', 'waits', 'peak MB', 'of limit')
-WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', '_unique2', '_linalg_eigh', '_linalg_svd'}
+WAITS = {'_local_scalar_dense', 'nonzero', 'masked_select', 'equal', '_unique2', '_linalg_eigh', '_linalg_svd'}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -120,7 +120,7 @@ def seconds(run: Run, device: torch.device) -> float:
 
 
 class Calls(TorchDispatchMode):
-    """Counts operators that compute, and those after which the host waits for a value."""
+    """Counts operators that compute, and those after which the host waits for a value; copies to it are not seen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,9 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.calls += not func.is_view
-        self.waits += func.overloadpacket.__name__ in WAITS
+        name = func.overloadpacket.__name__
+        self.waits += name in WAITS or name in ('index', 'index_put_') and any(
+            index is not None and index.dtype == torch.bool for index in args[1])
         return func(*args, **(kwargs or {}))
 
 

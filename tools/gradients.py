@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +58,8 @@ def gradients(model: Distiller, data: dict) -> dict[str, list[torch.Tensor]]:
 
 
 def measure(cfg: Config, checkpoint: str, batches: int = 10) -> dict[str, list[tuple[float, float]]]:
-    """By term and level: the mean of the relative norm, and of the cosine with the gradient of the student's own loss.
+    """By term and level: the norm relative to that of the student's own loss, each summed over batches, and the cosine
+    of both over all batches; infinite and nan where the student's own loss has no gradient.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -75,17 +75,16 @@ def measure(cfg: Config, checkpoint: str, batches: int = 10) -> dict[str, list[t
     model.load_state_dict(load_weights(checkpoint))
     model.train()
     loader = Runner.build_dataloader(cfg.train_dataloader | dict(num_workers=0, persistent_workers=False), seed=0)
-    found: dict[str, list[list[tuple[float, float]]]] = {}
+    sums: dict[str, list[torch.Tensor]] = {}
     for data in itertools.islice(loader, batches):
         of_batch = gradients(model, data)
         task = of_batch.pop('task')
         for name, grads in of_batch.items():
-            found.setdefault(name, []).append([
-                (float(x.norm() / y.norm().clamp(min=1e-30)),
-                 float(torch.cosine_similarity(x.flatten(), y.flatten(), dim=0)))
-                for x, y in zip(grads, task, strict=True)])
-    return {name: [tuple(map(statistics.fmean, zip(*level, strict=True))) for level in zip(*values, strict=True)]
-            for name, values in found.items()}
+            levels = [torch.stack([x.norm(), y.norm(), x.square().sum(), y.square().sum(), (x * y).sum()]).double()
+                      for x, y in zip(grads, task, strict=True)]
+            sums[name] = [a + b for a, b in zip(sums[name], levels, strict=True)] if name in sums else levels
+    return {name: [(float(x / y), float(both / (xx * yy).sqrt())) for x, y, xx, yy, both in levels]
+            for name, levels in sums.items()}
 
 
 def main() -> None:

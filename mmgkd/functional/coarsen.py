@@ -62,7 +62,8 @@ class _SquareSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         keep, = ctx.saved_tensors
-        grad = F.interpolate(grad.to(ctx.dtype), scale_factor=ctx.side)[..., :ctx.shape[2], :ctx.shape[3]]
+        grad = F.interpolate(grad.to(ctx.dtype), scale_factor=ctx.side, mode='nearest-exact')  # nearest errs at side 41
+        grad = grad[..., :ctx.shape[2], :ctx.shape[3]]
         return grad if keep is None else grad * keep.to(ctx.dtype), None, None, None
 
 

@@ -42,6 +42,18 @@ def test_padding_is_in_no_mean():
         torch.testing.assert_close(one, two)
 
 
+@pytest.mark.parametrize('side', [2, 3, 6, 41, 47])
+def test_each_cell_gets_the_gradient_of_its_own_square(side):
+    feat = torch.randn(1, 1, 2 * side + 1, 3 * side, requires_grad=True)
+    found, _ = coarsen(feat, side=side)
+    weight = torch.arange(9.).view(1, 1, 3, 3)
+    (found * weight).sum().backward()
+    index = torch.arange(3 * side) // side
+    count = torch.tensor([side * side, side * side, side])[index[:2 * side + 1]]
+    expected = weight[0, 0][index[:2 * side + 1]][:, index] / count.unsqueeze(-1)
+    torch.testing.assert_close(feat.grad[0, 0], expected)
+
+
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
     """Sums of 4 x 4 values of which each is large leave the range of float16, and the precision of both."""
