@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / 'tools'))
 
 import benchmark  # noqa: E402
-from benchmark_parts import FLOOR, LIMIT, STUDENT, TEACHER, Bench, Settings, peer  # noqa: E402
+from benchmark_parts import FLOOR, LIMIT, STUDENT, TEACHER, Bench, Settings  # noqa: E402
+from benchmark_peer import peer  # noqa: E402
 
 PAIR = str(ROOT / 'configs/digits/gkd.py')
 METHODS = ROOT / 'configs/_base_'

@@ -33,7 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 
-from benchmark_parts import LIMIT, STUDENT, Bench, Run, Settings, peer  # noqa: E402
+from benchmark_parts import LIMIT, STUDENT, Bench, Run, Settings  # noqa: E402
+from benchmark_peer import peer  # noqa: E402
 from compare_variants import with_method  # noqa: E402
 from demo_jobs import peak_memory  # noqa: E402
 

@@ -1,7 +1,6 @@
 """What a benchmark measures: the parts of a training step, each ready to run again and again on the same batch."""
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
@@ -18,7 +17,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmgkd import Distiller, DistillLoss
+from mmgkd import Distiller
 from mmgkd.detectors import model_config
 
 STUDENT, LIMIT, PLAIN_TEACHER, TEACHER = 'student alone', 'naive limit', 'teacher as it is', 'teacher in the distiller'
@@ -211,37 +210,6 @@ class Bench:
         classes = (head[0] if isinstance(head, list) else head).num_classes
         return demo_mm_inputs(self.settings.batch, [(3, *self.settings.shape)] * self.settings.batch,
                               num_items=[8] * self.settings.batch, num_classes=classes, use_box_type=False)
-
-
-def peer(path: str, name: str) -> type[DistillLoss]:
-    """A loss from outside, a class or function in a file, as one of ours: it is called with the maps of each level.
-
-    Args:
-        path (str): A Python file.
-        name (str): What it defines: a function of the student's and the teacher's map (N, C, H, W) that gives a
-            scalar, or a class of such callables, which is built without arguments.
-
-    Raises:
-        SystemExit: There is no such file, or nothing of that name in it.
-    """
-    if not Path(path).is_file():
-        raise SystemExit(f'tools/benchmark.py: --peer: no file {path!r}')
-    spec = importlib.util.spec_from_file_location('peer', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, name):
-        raise SystemExit(f'tools/benchmark.py: --peer: {path} defines no {name}')
-    given = getattr(module, name)
-
-    class PeerLoss(DistillLoss):
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.weights, self.given = {'peer': 1.}, given() if isinstance(given, type) else given
-
-        def forward(self, student_feats, teacher_feats, data_samples=None):
-            return {'peer': [self.given(s, t) for s, t in zip(student_feats, teacher_feats, strict=True)]}
-    return PeerLoss
 
 
 def _leaves(value, found: list[Tensor]):
