@@ -18,7 +18,8 @@ sys.path.append(str(TOOLS))
 
 import demo  # noqa: E402
 import demo_progress  # noqa: E402
-from demo_jobs import Job, JobFailed, latest_checkpoint, lock, run_jobs  # noqa: E402
+from demo_jobs import Job, JobFailed, lock, run_jobs  # noqa: E402
+from training_files import latest_checkpoint  # noqa: E402
 
 
 def job(folder, name, code='', needs=(), **more):

@@ -11,11 +11,13 @@ from pathlib import Path
 from compare_figure import draw
 from compare_plan import Plan
 from compare_variants import ALONE, TEACHER
-from demo_jobs import Job, read_scalars, show
+from demo_jobs import Job, show
+from demo_report import mean_and_spread
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
+from training_files import read_scalars
 
 METRICS = {  # MMEngine's name: what to call it, and the factor that makes it percent
     'coco/bbox_mAP': ('mAP', 100), 'pascal_voc/mAP': ('mAP', 100), 'accuracy/top1': ('top-1', 1)}
@@ -92,14 +94,6 @@ def interval(values: Sequence[float], level: float = .95) -> tuple[float, float]
     return mean - half, mean + half
 
 
-def spread(values: Sequence[float]) -> str:
-    """``30.1``, or ``30.1 ± 0.8`` with the standard deviation over seeds."""
-    if not values:
-        return ''
-    mean = f'{statistics.fmean(values):.1f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.1f}'
-
-
 def gain(values: Sequence[float]) -> str:
     """``+2.0``, or ``+2.0 [-0.5, +4.5]`` with the confidence interval."""
     if not values:
@@ -116,7 +110,7 @@ def cells(row: dict) -> tuple[str, ...]:
     flags = ''.join(f' ({flag})' for flag, holds in (
         (f'{row["missing"]} seed(s) missing', row['missing']), ('diverged', not row['finite']),
         ('no term of its own fell', idle)) if holds)
-    return (row['name'] + flags, spread(row['scores']), gain(row['gains']),
+    return (row['name'] + flags, mean_and_spread(row['scores']), gain(row['gains']),
             '' if row['share'] is None else f'{100 * row["share"]:.0f} %', own,
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
 

@@ -8,10 +8,11 @@ import os
 import signal
 import subprocess
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from training_files import latest_checkpoint, read_scalars, scalar_files
 
 ROOT = Path(__file__).resolve().parents[1]
 STAMP = 'done.json'
@@ -138,27 +139,6 @@ def show(path: Path) -> str:
     """A path as short as can be: from here if it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; one cut off while it was written is no zip file."""
-    found = [path for path in folder.glob('epoch_*.pth') if zipfile.is_zipfile(path)]
-    return max(found, key=lambda path: int(path.stem.partition('_')[2]), default=None)
-
-
-def scalar_files(folder: Path) -> list[Path]:
-    """MMEngine's logs, one of each run, the oldest first."""
-    return sorted(folder.glob('*/vis_data/scalars.json'))
-
-
-def read_scalars(folder: Path, since: int = 0) -> list[dict]:
-    """The lines that MMEngine logged, of all runs in order, or of the last ``since`` ones."""
-    lines = []
-    for path in scalar_files(folder)[-since:]:
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # the last may be half written
-                lines.append(json.loads(line))
-    return lines
 
 
 def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Sequence[Job]], None],

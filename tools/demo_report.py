@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from demo_figure import Boxes, Example, draw
-from demo_jobs import ROOT, Job, read_scalars, show
+from demo_jobs import ROOT, Job, show
 from rich.console import Console
 from rich.table import Table
+from training_files import read_scalars
 
 NAMES = dict(teacher='teacher', student='student alone', gkd='student + GKD')
 COLUMNS = ('', 'mAP', 'AP50', 'parameters', 'ms/iteration')
