@@ -2,5 +2,6 @@
 # Weights and schedule were chosen on BCCD, see docs/results.md.
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
 
-distill_losses = dict(gkd=dict(type='ChannelGraphLoss', vertex_weight=3., edge_weight=1., spectral_weight=1.))
+distill_losses = dict(gkd=dict(
+    type='ChannelGraphLoss', vertex_weight=100., edge_weight=10., spectral_weight=10., level_weights='cells'))
 distill_hooks = [dict(type='DistillWeightHook', decay_from=0.25, stop=0.85)]  # shares of the training

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .attention import channel_attention, spatial_attention, uniform_weight
 from .checks import check_maps, check_temperature
-from .coarsen import coarsen, square_side
+from .coarsen import coarsen, coarsen_beside, square_side
 from .edges import match_edges
 from .graph import AFFINITIES, correlation, nontrivial_laplacian, normalized_laplacian
 from .graph import affinity as to_affinity
-from .moments import moments
+from .moments import Moments, moments
 from .precision import float32_island
 from .spectral import rayleigh_loss, smallest_eigenpairs, subspace_loss
 
@@ -104,8 +104,8 @@ def channel_graph_levels(
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
-        max_cells (int, optional): A map of more cells is replaced by its means over squares of cells, so many at
-            most: a Gram matrix then costs the same however large an image is.
+        max_cells (int, optional): Edges and spectrum of a map of more cells are those of its means over squares of
+            cells, so many at most: a Gram matrix then costs the same however large an image is.
 
     Returns:
         dict[str, Tensor]: Term to (L,), a value per level; zeros with a gradient for an empty batch.
@@ -117,62 +117,75 @@ def channel_graph_levels(
     attention, alike = attention or (), defaultdict(list)
     for level, (student, teacher, valid) in enumerate(zip(students, teachers, valids, strict=True)):
         check_maps(student, teacher, valid)
-        teacher = teacher.detach()
-        if max_cells is not None:
-            side = square_side(*teacher.shape[2:], max_cells)
-            student, (teacher, valid) = coarsen(student, valid, side=side)[0], coarsen(teacher, valid, side=side)
+        side = 1 if max_cells is None else square_side(*teacher.shape[2:], max_cells)
         with float32_island(student):
-            graphs = _graphs(student, teacher, valid, set(terms) != {'vertex'}, attention, temperature, centered,
-                             pooled)
-        alike[graphs.cross.shape, graphs.cross.dtype].append((level, graphs))
+            graphs = _graphs(student, teacher.detach(), valid, side, terms, attention, temperature, centered, pooled)
+        alike[graphs.focus.shape, graphs.focus.dtype].append((level, graphs))
     losses = {term: [None] * len(students) for term in terms}
     for group in alike.values():
         levels, graphs = zip(*group, strict=True)
         with float32_island(students[levels[0]]):
-            found = _compare(_Graphs(*map(torch.cat, zip(*graphs, strict=True))),
-                             terms, 'relational' in attention, spectral, affinity, num_eigenvectors)
+            found = _compare(_together(graphs), terms, 'relational' in attention, spectral, affinity, num_eigenvectors)
         for term, value in found.items():
-            value = value.view(len(levels), len(graphs[0].cross))  # (levels, N)
+            value = value.view(len(levels), len(graphs[0].focus))  # (levels, N)
             for level, loss in zip(levels, value.sum(1) / max(value.shape[1], 1), strict=True):
                 losses[term][level] = loss
     return {term: torch.stack(values) for term, values in losses.items()}
 
 
 class _Graphs(NamedTuple):
-    """What is compared: the moments of both sides, and the weight (N, C) of their channels."""
-    student: Tensor
-    teacher: Tensor
-    cross: Tensor
-    student_alive: Tensor
-    teacher_alive: Tensor
-    weight: Tensor
+    """What is compared: moments of channels, Gram matrices of edges, and the attention (N, C) on channels."""
+    vertices: Moments | None
+    edges: Moments | None
+    focus: Tensor
 
 
-def _graphs(student, teacher, valid, gram, attention, temperature, centered, pooled) -> _Graphs:
-    cell_weight = spatial_attention(teacher, valid, temperature=temperature) \
-        if 'spatial' in attention else uniform_weight(teacher, valid)  # (N, HW)
+def _graphs(student, teacher, valid, side, terms, attention, temperature, centered, pooled) -> _Graphs:
     images = max(len(student), 1)
-    if pooled:
-        cell_weight = cell_weight / images
-    m = moments(student, teacher, cell_weight, centered=centered, gram=gram, pooled=pooled)
-    weight = m.teacher_alive.to(cell_weight.dtype)  # (N, C), as the moments: of one graph if pooled
+
+    def compare(student, teacher, valid, gram):
+        weight = spatial_attention(teacher, valid, temperature=temperature) \
+            if 'spatial' in attention else uniform_weight(teacher, valid)  # (N, HW)
+        return moments(student, teacher, weight / images if pooled else weight,
+                       centered=centered, gram=gram, pooled=pooled)
+
+    vertices = edges = None
+    if set(terms) != {'vertex'}:
+        student, coarse, _ = coarsen_beside(student, valid, side=side)
+        edges = compare(coarse, *coarsen(teacher, valid, side=side), gram=True)
+    if 'vertex' in terms:
+        vertices = compare(student, teacher, valid, gram=False) if edges is None or side > 1 else edges._replace(
+            **{of: getattr(edges, of).diagonal(dim1=-2, dim2=-1) for of in ('student', 'teacher')})
+    cross = (vertices or edges).cross
     if 'channel' in attention:
         focus = channel_attention(teacher, valid, temperature=temperature)
-        weight = weight * (focus.sum(0, keepdim=True) / images if pooled else focus)
-    return _Graphs(*m, weight)
+        focus = focus.sum(0, keepdim=True) / images if pooled else focus
+    else:
+        focus = torch.ones_like(cross)
+    return _Graphs(vertices, edges, focus)
 
 
-def _compare(m: _Graphs, terms, relational, spectral, affinity, num_eigenvectors) -> dict[str, Tensor]:
+def _together(graphs: Sequence[_Graphs]) -> _Graphs:
+    """One after another along the first axis."""
+    vertices, edges, focus = zip(*graphs, strict=True)
+    return _Graphs(*(None if x[0] is None else Moments(*map(torch.cat, zip(*x, strict=True)))
+                     for x in (vertices, edges)), torch.cat(focus))
+
+
+def _compare(graphs: _Graphs, terms, relational, spectral, affinity, num_eigenvectors) -> dict[str, Tensor]:
     """Term to (N,)."""
-    alive, losses = m.teacher_alive, {}
+    losses = {}
     if 'vertex' in terms:
+        m = graphs.vertices
         losses['vertex'] = vertex_loss(
-            _second_moments(m.student, m.student_alive), _second_moments(m.teacher, alive),
-            m.cross * m.student_alive, m.weight)
+            torch.where(m.student_alive, m.student, 1), torch.where(m.teacher_alive, m.teacher, 1),
+            m.cross * m.student_alive, graphs.focus * m.teacher_alive)
     if 'edge' in terms or 'spectral' in terms:
+        m, alive = graphs.edges, graphs.edges.teacher_alive
         graph_s, graph_t = correlation(m.student, alive & m.student_alive), correlation(m.teacher, alive)
     if 'edge' in terms:
-        pair = m.weight.unsqueeze(-1) * m.weight.unsqueeze(-2)  # (N, C, C)
+        weight = graphs.focus * alive
+        pair = weight.unsqueeze(-1) * weight.unsqueeze(-2)  # (N, C, C)
         losses['edge'] = edge_loss(graph_s, graph_t, pair * graph_t.abs() if relational else pair)
     if 'spectral' in terms:
         among = alive.unsqueeze(-1) & alive.unsqueeze(-2)  # (N, C, C)
@@ -181,11 +194,6 @@ def _compare(m: _Graphs, terms, relational, spectral, affinity, num_eigenvectors
         losses['spectral'] = rayleigh_loss(normalized_laplacian(near_s), values, vectors) \
             if spectral == 'rayleigh' else subspace_loss(nontrivial_laplacian(near_s, alive), vectors)
     return losses
-
-
-def _second_moments(second: Tensor, alive: Tensor) -> Tensor:
-    """(N, C) second moments, from a Gram matrix or as they are; one for channels that do not vary."""
-    return torch.where(alive, second.diagonal(dim1=-2, dim2=-1) if second.dim() == 3 else second, 1)
 
 
 def _check_options(terms, attention, temperature, spectral, affinity) -> None:

@@ -10,20 +10,22 @@ from torch.autograd.function import once_differentiable
 
 from .cells import kept_cells
 
-__all__ = ['coarsen', 'square_side']
+__all__ = ['coarsen', 'coarsen_beside', 'square_side']
 
 
 def square_side(height: int, width: int, max_cells: int) -> int:
-    """The least side of squares of which at most ``max_cells`` cover a map.
+    """The least side, a power of two, of squares of which at most ``max_cells`` cover a map.
+
+    Maps of images that are padded to multiples of 32 consist of whole squares then, which are faster.
 
     Raises:
         ValueError: There are to be none.
     """
     if max_cells < 1:
         raise ValueError(f'max_cells must be at least 1, or None, got {max_cells}')
-    side = max(1, math.isqrt(height * width // max_cells))
+    side = 1
     while math.ceil(height / side) * math.ceil(width / side) > max_cells:
-        side += 1
+        side *= 2
     return side
 
 
@@ -40,31 +42,49 @@ def coarsen(feat: Tensor, valid: Tensor | None = None, *, side: int) -> tuple[Te
         float32, or float64 if the map is; and (N, H', W') bool, where it is not, or ``None`` as given. With ``side=1``
         both are as given.
     """
+    return coarsen_beside(feat, valid, side=side)[1:]
+
+
+def coarsen_beside(feat: Tensor, valid: Tensor | None = None, *,
+                   side: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The map itself, for one function to read, and what :func:`coarsen` returns.
+
+    The gradient of the means is added into the gradient that this function returns for the map, which has to be a
+    tensor of its own: a large map's second gradient costs more than all that is computed with it.
+    """
     if side == 1:
-        return feat, valid
+        return feat, feat, valid
     n, _, h, w = feat.shape
     keep = kept_cells(feat[:, :1] if valid is not None else feat[:1, :1], valid).view(-1, 1, h, w)
     count = _square_sums(keep, side, keep.dtype)  # (N or 1, 1, H', W')
-    means = _SquareSums.apply(feat, keep if valid is not None else None, side, keep.dtype) / count.clamp(min=1)
-    return means, count.squeeze(1) > 0 if valid is not None else None
+    feat, sums = _SquareSums.apply(feat, keep if valid is not None else None, side, keep.dtype)
+    return feat, sums / count.clamp(min=1), count.squeeze(1) > 0 if valid is not None else None
 
 
 class _SquareSums(torch.autograd.Function):
-    """Sums over the squares of a map's cells, times ``keep`` (N, 1, H, W) if given, of which nothing else is kept."""
+    """A map, and the sums over the squares of its cells, times ``keep`` (N, 1, H, W) if given."""
 
     @staticmethod
     def forward(ctx, feat, keep, side, dtype):
         ctx.save_for_backward(keep)
         ctx.side, ctx.shape, ctx.dtype = side, feat.shape, feat.dtype
-        return _square_sums(feat, side, dtype, keep)
+        ctx.set_materialize_grads(False)
+        return feat.view_as(feat), _square_sums(feat, side, dtype, keep)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
-        keep, = ctx.saved_tensors
-        grad = F.interpolate(grad.to(ctx.dtype), scale_factor=ctx.side, mode='nearest-exact')  # nearest errs at side 41
-        grad = grad[..., :ctx.shape[2], :ctx.shape[3]]
-        return grad if keep is None else grad * keep.to(ctx.dtype), None, None, None
+    def backward(ctx, grad, dsums):
+        if dsums is None:
+            return grad, None, None, None
+        (n, c, h, w), side, dsums = ctx.shape, ctx.side, dsums.to(ctx.dtype)
+        keep = None if ctx.saved_tensors[0] is None else ctx.saved_tensors[0].to(ctx.dtype)
+        if grad is not None and grad.is_contiguous() and not (h % side or w % side):
+            squares, spread = grad.view(n, c, h // side, side, w // side, side), dsums[:, :, :, None, :, None]
+            squares.add_(spread if keep is None else spread * keep.view(n, 1, h // side, side, w // side, side))
+            return grad, None, None, None
+        spread = F.interpolate(dsums, scale_factor=side, mode='nearest-exact')[..., :h, :w]  # nearest errs at side 41
+        spread = spread if keep is None else spread * keep
+        return spread if grad is None else grad + spread, None, None, None
 
 
 def _square_sums(x: Tensor, side: int, dtype: torch.dtype, keep: Tensor | None = None) -> Tensor:

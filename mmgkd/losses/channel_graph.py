@@ -35,9 +35,10 @@ class ChannelGraphLoss(DistillLoss):
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images of a batch instead of one per image.
-        max_cells (int, optional): Maps of more cells are replaced by their means over squares of cells, so many at
-            most, so that a large image costs little more than reading its maps. The default is that of stride 16 in
-            an image of 800 x 1333 pixels, onto which strides 4 and 8 then come too; ``None`` compares maps as they are.
+        max_cells (int, optional): Edges and spectrum of maps of more cells are those of their means over squares of
+            cells, so many at most, so that a large image costs little more than reading its maps: by default, strides
+            4, 8 and 16 of an image of 800 x 1333 pixels come onto the grid of stride 32. ``None`` takes the maps as
+            they are. Vertices are always compared cell by cell.
 
     Raises:
         ValueError: A weight is negative, or all are zero; an option is unknown.
@@ -47,7 +48,7 @@ class ChannelGraphLoss(DistillLoss):
                  level_weights: Sequence[float] | str | None = None,
                  attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
                  centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-                 num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = 4200) -> None:
+                 num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = 2048) -> None:
         super().__init__()
         self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
         check_weights(self)

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mmgkd.functional import coarsen, square_side
+from mmgkd.functional.coarsen import coarsen_beside
 
 
 def by_loops(feat, valid, side):
@@ -73,14 +74,35 @@ def test_gradients():
     assert torch.autograd.gradcheck(lambda x: coarsen(x, side=3)[0], feat)
 
 
+@pytest.mark.parametrize('height, width', [(8, 12), (7, 11)])
+@pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.parametrize('weights', ['contiguous', 'channels_last', 'expanded'])
+def test_a_map_read_beside_its_means_gets_both_gradients(height, width, padded, weights):
+    feat = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    valid = torch.rand(2, height, width) < .6 if padded else None
+    weight = dict(
+        contiguous=torch.rand(2, 3, height, width), channels_last=torch.rand(2, height, width, 3).movedim(-1, 1),
+        expanded=torch.rand(3, 1, 1).expand(2, 3, height, width))[weights].double()
+    before = weight.clone()
+    same, means, mask = coarsen_beside(feat, valid, side=2)
+    assert torch.equal(same, feat)
+    apart, mask_apart = coarsen(feat, valid, side=2)
+    assert torch.equal(means, apart) and (mask is None or torch.equal(mask, mask_apart))
+    together = torch.autograd.grad((same * weight).sum() + means.square().sum(), feat)[0]
+    torch.testing.assert_close(together, weight + torch.autograd.grad(apart.square().sum(), feat)[0])
+    assert torch.equal(weight, before)
+    assert torch.equal(torch.autograd.grad((coarsen_beside(feat, valid, side=2)[0] * weight).sum(), feat)[0], weight)
+
+
 @pytest.mark.parametrize('height, width', [(1, 1), (5, 200), (128, 128), (200, 334), (100, 167), (50, 84)])
-@pytest.mark.parametrize('most', [1, 100, 4200])
+@pytest.mark.parametrize('most', [1, 100, 2048])
 def test_the_least_side_that_leaves_few_enough(height, width, most):
     side = square_side(height, width, most)
+    assert side in {2 ** k for k in range(10)}
     assert -(-height // side) * -(-width // side) <= most
-    assert side == 1 or -(-height // (side - 1)) * -(-width // (side - 1)) > most
+    assert side == 1 or -(-height // (side // 2)) * -(-width // (side // 2)) > most
 
 
 def test_strides_of_a_large_image_end_on_one_grid():
-    """800 x 1333 pixels at strides 4, 8 and 16."""
-    assert [square_side(*shape, 4200) for shape in ((200, 334), (100, 167), (50, 84))] == [4, 2, 1]
+    """800 x 1333 pixels at strides 4 to 32."""
+    assert [square_side(*shape, 2048) for shape in ((200, 334), (100, 167), (50, 84), (25, 42))] == [8, 4, 2, 1]

@@ -1,4 +1,4 @@
-"""The channel graph over levels: how they are weighed, and maps that are made coarser."""
+"""The channel graph over levels: how they are weighed, and edges of maps that are made coarser."""
 import pytest
 import torch
 
@@ -42,15 +42,32 @@ def test_weights_that_are_none(wrong):
         ChannelGraphLoss(level_weights=wrong, **OPTIONS)
 
 
-def test_large_maps_are_compared_by_their_means_over_squares():
-    coarse = values(ChannelGraphLoss(max_cells=24, **OPTIONS))
-    sides = [4, 2, 1, 1]
-    expected = {term: 0. for term in coarse}
-    for student, teacher, side in zip(maps(0), maps(1), sides, strict=True):
+@pytest.mark.parametrize('pooled', [False, True])
+def test_edges_of_large_maps_are_those_of_their_means_over_squares(pooled):
+    options = dict(OPTIONS, attention=('spatial',), pooled=pooled)
+    coarse = values(ChannelGraphLoss(max_cells=24, **options))
+    expected = dict(edge=0., spectral=0.)
+    for student, teacher, side in zip(maps(0), maps(1), [4, 2, 1, 1], strict=True):
         small = [coarsen(x, side=side)[0] for x in (student, teacher)]
-        for term, value in channel_graph_terms(*small, **OPTIONS).items():
+        for term, value in channel_graph_terms(*small, terms=('edge', 'spectral'), **options).items():
             expected[term] += float(value) / 4
-    assert coarse == pytest.approx(expected, rel=1e-5)
+    assert {term: coarse[term] for term in expected} == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize('pooled', [False, True])
+@pytest.mark.parametrize('attention', [None, ('spatial', 'channel')])
+def test_vertices_of_large_maps_are_compared_cell_by_cell(pooled, attention):
+    """Whether edges are asked for or not: values and gradients."""
+    options = dict(OPTIONS, pooled=pooled, attention=attention, edge_weight=0.)
+    found = []
+    for loss in (ChannelGraphLoss(max_cells=24, **options), ChannelGraphLoss(max_cells=None, **options),
+                 ChannelGraphLoss(max_cells=24, spectral_weight=0., **options)):
+        student = [x.double().requires_grad_() for x in maps(0)]
+        value = sum(loss(student, [x.double() for x in maps(1)])['vertex'])
+        value.backward()
+        found.append((value.detach(), *(x.grad for x in student)))
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
 
 
 def test_small_maps_are_compared_as_they_are():
