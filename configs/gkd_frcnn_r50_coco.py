@@ -12,3 +12,4 @@ model = dict(
     distill_losses=_base_.distill_losses,
     inherit='neck+head')
 custom_hooks = _base_.distill_hooks
+optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))  # as where the weights were chosen

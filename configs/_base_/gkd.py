@@ -1,5 +1,5 @@
 # GKD, the method alone: a pair config adds the student, the teacher and the data.
-# Weights and schedule were chosen on BCCD, see docs/results.md.
+# Weights and schedule were chosen on BCCD, with gradients clipped at a norm of 35, see docs/results.md.
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
 
 distill_losses = dict(gkd=dict(

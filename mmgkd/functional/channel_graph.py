@@ -105,7 +105,8 @@ def channel_graph_levels(
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
         max_cells (int, optional): Edges and spectrum of a map of more cells are those of its means over squares of
-            cells, so many at most: a Gram matrix then costs the same however large an image is.
+            cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
+            them is that to the means; attention to channels is that to the map.
 
     Returns:
         dict[str, Tensor]: Term to (L,), a value per level; zeros with a gradient for an empty batch.
@@ -151,13 +152,13 @@ def _graphs(student, teacher, valid, side, terms, attention, temperature, center
 
     vertices = edges = None
     if set(terms) != {'vertex'}:
-        student, coarse, _ = coarsen_beside(student, valid, side=side)
-        edges = compare(coarse, *coarsen(teacher, valid, side=side), gram=True)
+        student, coarse, coarse_valid = coarsen_beside(student, valid, side=side)
+        edges = compare(coarse, coarsen(teacher, valid, side=side)[0], coarse_valid, gram=True)
     if 'vertex' in terms:
         vertices = compare(student, teacher, valid, gram=False) if edges is None or side > 1 else edges._replace(
             **{of: getattr(edges, of).diagonal(dim1=-2, dim2=-1) for of in ('student', 'teacher')})
     cross = (vertices or edges).cross
-    if 'channel' in attention:
+    if 'channel' in attention and set(terms) != {'spectral'}:
         focus = channel_attention(teacher, valid, temperature=temperature)
         focus = focus.sum(0, keepdim=True) / images if pooled else focus
     else:

@@ -10,18 +10,19 @@ from torch.autograd.function import once_differentiable
 
 from .cells import kept_cells
 
-__all__ = ['coarsen', 'coarsen_beside', 'square_side']
+__all__ = ['coarsen', 'square_side']
 
 
 def square_side(height: int, width: int, max_cells: int) -> int:
     """The least side, a power of two, of squares of which at most ``max_cells`` cover a map.
 
-    Maps of images that are padded to multiples of 32 consist of whole squares then, which are faster.
+    Whole squares are faster, and maps of images padded to multiples of 32 consist of them while side times stride is at
+    most 32: with 2048 cells, up to two megapixels.
 
     Raises:
         ValueError: There are to be none.
     """
-    if max_cells < 1:
+    if not max_cells >= 1:
         raise ValueError(f'max_cells must be at least 1, or None, got {max_cells}')
     side = 1
     while math.ceil(height / side) * math.ceil(width / side) > max_cells:
@@ -49,8 +50,9 @@ def coarsen_beside(feat: Tensor, valid: Tensor | None = None, *,
                    side: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """The map itself, for one function to read, and what :func:`coarsen` returns.
 
-    The gradient of the means is added into the gradient that this function returns for the map, which has to be a
-    tensor of its own: a large map's second gradient costs more than all that is computed with it.
+    The gradient of the means is added into the gradient that this function returns for the map, because a second map
+    costs more to allocate than all that is computed with it. So that function has to return a tensor that nobody else
+    holds: not a view, nor one that it returns for another input too.
     """
     if side == 1:
         return feat, feat, valid
@@ -80,11 +82,13 @@ class _SquareSums(torch.autograd.Function):
         keep = None if ctx.saved_tensors[0] is None else ctx.saved_tensors[0].to(ctx.dtype)
         if grad is not None and grad.is_contiguous() and not (h % side or w % side):
             squares, spread = grad.view(n, c, h // side, side, w // side, side), dsums[:, :, :, None, :, None]
-            squares.add_(spread if keep is None else spread * keep.view(n, 1, h // side, side, w // side, side))
+            keep = None if keep is None else keep.view(n, 1, h // side, side, w // side, side)
+            squares.add_(spread) if keep is None else squares.addcmul_(spread, keep)
             return grad, None, None, None
         spread = F.interpolate(dsums, scale_factor=side, mode='nearest-exact')[..., :h, :w]  # nearest errs at side 41
-        spread = spread if keep is None else spread * keep
-        return spread if grad is None else grad + spread, None, None, None
+        if grad is not None:
+            return torch.add(grad, spread) if keep is None else torch.addcmul(grad, spread, keep), None, None, None
+        return spread if keep is None else spread * keep, None, None, None
 
 
 def _square_sums(x: Tensor, side: int, dtype: torch.dtype, keep: Tensor | None = None) -> Tensor:

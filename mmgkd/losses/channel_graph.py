@@ -36,9 +36,9 @@ class ChannelGraphLoss(DistillLoss):
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images of a batch instead of one per image.
         max_cells (int, optional): Edges and spectrum of maps of more cells are those of their means over squares of
-            cells, so many at most, so that a large image costs little more than reading its maps: by default, strides
-            4, 8 and 16 of an image of 800 x 1333 pixels come onto the grid of stride 32. ``None`` takes the maps as
-            they are. Vertices are always compared cell by cell.
+            cells, of 2, 4, 8 ... a side, so many at most: a Gram matrix costs the same however large an image is. By
+            default strides 4, 8 and 16 of an image of 800 x 1333 pixels come onto the grid of stride 32. ``None`` takes
+            the maps as they are. Vertices are always compared cell by cell.
 
     Raises:
         ValueError: A weight is negative, or all are zero; an option is unknown.

@@ -76,22 +76,33 @@ def test_gradients():
 
 @pytest.mark.parametrize('height, width', [(8, 12), (7, 11)])
 @pytest.mark.parametrize('padded', [False, True])
-@pytest.mark.parametrize('weights', ['contiguous', 'channels_last', 'expanded'])
-def test_a_map_read_beside_its_means_gets_both_gradients(height, width, padded, weights):
+@pytest.mark.parametrize('kind', ['contiguous', 'channels_last', 'expanded', 'none'])
+def test_a_map_read_beside_its_means_gets_both_gradients(height, width, padded, kind):
     feat = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
     valid = torch.rand(2, height, width) < .6 if padded else None
-    weight = dict(
+    given = dict(
         contiguous=torch.rand(2, 3, height, width), channels_last=torch.rand(2, height, width, 3).movedim(-1, 1),
-        expanded=torch.rand(3, 1, 1).expand(2, 3, height, width))[weights].double()
-    before = weight.clone()
+        expanded=torch.rand(3, 1, 1).expand(2, 3, height, width), none=torch.zeros(2, 3, height, width))[kind].double()
     same, means, mask = coarsen_beside(feat, valid, side=2)
     assert torch.equal(same, feat)
     apart, mask_apart = coarsen(feat, valid, side=2)
     assert torch.equal(means, apart) and (mask is None or torch.equal(mask, mask_apart))
-    together = torch.autograd.grad((same * weight).sum() + means.square().sum(), feat)[0]
-    torch.testing.assert_close(together, weight + torch.autograd.grad(apart.square().sum(), feat)[0])
-    assert torch.equal(weight, before)
-    assert torch.equal(torch.autograd.grad((coarsen_beside(feat, valid, side=2)[0] * weight).sum(), feat)[0], weight)
+    of_means = torch.rand_like(means)
+    expected = given + torch.autograd.grad(apart, feat, of_means)[0]
+    found = torch.autograd.grad(means, feat, of_means, retain_graph=True) if kind == 'none' else \
+        torch.autograd.grad((same, means), feat, (given.clone(memory_format=torch.preserve_format), of_means))
+    torch.testing.assert_close(found[0], expected)
+
+
+@pytest.mark.parametrize('padded', [False, True])
+def test_both_gradients_are_one_tensor(padded):
+    """Where a map consists of whole squares."""
+    feat = torch.randn(1, 3, 8, 12, requires_grad=True)
+    valid = torch.rand(1, 8, 12) < .6 if padded else None
+    given = torch.rand(1, 3, 8, 12)
+    same, means, _ = coarsen_beside(feat, valid, side=4)
+    found, = torch.autograd.grad((same, means), feat, (given, torch.ones_like(means)))
+    assert found.data_ptr() == given.data_ptr()
 
 
 @pytest.mark.parametrize('height, width', [(1, 1), (5, 200), (128, 128), (200, 334), (100, 167), (50, 84)])

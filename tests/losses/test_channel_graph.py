@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from mmgkd import ChannelGraphLoss
-from mmgkd.functional import channel_graph_levels, channel_graph_terms, coarsen
+from mmgkd.functional import channel_attention, channel_graph_levels, channel_graph_terms, coarsen
 
 SHAPES = [(16, 24), (8, 12), (4, 6), (2, 3)]
 OPTIONS = dict(num_eigenvectors=3)
@@ -70,6 +70,36 @@ def test_vertices_of_large_maps_are_compared_cell_by_cell(pooled, attention):
     torch.testing.assert_close(found[0], found[2])
 
 
+def test_channels_of_means_weigh_by_attention_to_the_map():
+    """A channel that the teacher has at single cells alone weighs as much in edges as it does in vertices."""
+    student, teacher = (maps(seed)[0][:1].double() for seed in (0, 1))
+    teacher[0, 0, ::2, ::2], teacher[0, 0, ::2, 1::2] = 9., -9.  # their means are 0
+    found = channel_graph_terms(
+        student, teacher, attention=('channel',), terms=('edge',), max_cells=24, **OPTIONS)['edge']
+    graph_s, graph_t = (torch.corrcoef(coarsen(x, side=4)[0][0].flatten(1)) for x in (student, teacher))
+    focus = channel_attention(teacher)[0]
+    pair = torch.outer(focus, focus).fill_diagonal_(0)
+    expected = (pair * (graph_s - graph_t).square()).sum() / pair.sum()
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('pooled', [False, True])
+@pytest.mark.parametrize('padded', [False, True])
+def test_gradients_of_all_terms_of_a_large_map(pooled, padded):
+    """Made in one tensor, they are the sum of the gradients of each term alone."""
+    student = maps(0)[0].double().requires_grad_()
+    teacher, valid = maps(1)[0].double(), None
+    if padded:
+        valid = torch.ones(2, 16, 24, dtype=torch.bool)
+        valid[0, 13:], valid[1, :, 21:] = False, False
+    options = dict(OPTIONS, max_cells=24, pooled=pooled)
+    together = channel_graph_terms(student, teacher, valid, **options)
+    alone = [channel_graph_terms(student, teacher, valid, terms=(term,), **options)[term] for term in together]
+    torch.testing.assert_close(list(together.values()), alone)
+    expected = sum(torch.autograd.grad(value, student)[0] for value in alone)
+    torch.testing.assert_close(torch.autograd.grad(sum(together.values()), student)[0], expected)
+
+
 def test_small_maps_are_compared_as_they_are():
     assert values(ChannelGraphLoss(max_cells=16 * 24, **OPTIONS)) == values(ChannelGraphLoss(max_cells=None, **OPTIONS))
 
@@ -86,9 +116,19 @@ def test_padding_stays_out_of_coarse_maps():
         torch.testing.assert_close(one[term], two[term])
 
 
-def test_a_limit_of_no_cells():
-    with pytest.raises(ValueError, match='max_cells must be at least 1, or None, got 0'):
-        ChannelGraphLoss(max_cells=0, **OPTIONS)
+@pytest.mark.parametrize('cells', [0, -1, float('nan')])
+def test_a_limit_of_no_cells(cells):
+    with pytest.raises(ValueError, match=f'max_cells must be at least 1, or None, got {cells}'):
+        ChannelGraphLoss(max_cells=cells, **OPTIONS)
+
+
+def test_the_limit_by_default():
+    """Maps of 2048 cells are the last that are taken as they are."""
+    for shape, alike in (((32, 64), True), ((32, 65), False)):
+        student, teacher = torch.randn(1, 6, *shape), torch.randn(1, 6, *shape)
+        found, exact = (values(ChannelGraphLoss(**options, **OPTIONS), [student], [teacher])['edge']
+                        for options in ({}, dict(max_cells=None)))
+        assert (found == exact) == alike
 
 
 @pytest.mark.parametrize('pooled', [False, True])
