@@ -8,7 +8,6 @@ model = dict(
     teacher=dict(
         config='{{ fileDirname }}/voc/faster-rcnn_r101_voc.py',
         checkpoint='work_dirs/faster-rcnn_r101_voc/epoch_4.pth'),
-    distill_losses=_base_.distill_losses,
-    inherit='neck+head')
+    distill_losses=_base_.distill_losses, inherit='neck+head')
 custom_hooks = _base_.distill_hooks
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))  # as where the weights were chosen
