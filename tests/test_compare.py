@@ -1,6 +1,8 @@
 """The comparison of methods: what it trains, what it makes of the logs, and a whole one of a minute."""
+import gzip
 import hashlib
 import json
+import math
 import pickle
 import sys
 from pathlib import Path
@@ -20,6 +22,8 @@ sys.path.append(str(ROOT / 'tools'))
 import compare  # noqa: E402
 import compare_examples  # noqa: E402
 import compare_figure  # noqa: E402
+import compare_log  # noqa: E402
+import compare_pairs  # noqa: E402
 import compare_plan  # noqa: E402
 import compare_report  # noqa: E402
 import compare_variants  # noqa: E402
@@ -185,7 +189,7 @@ def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monke
 
 def run_of(name, seed, score, seconds=1., **more):
     run = dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, finite=True,
-               teacher='teacher', curve={1: score / 2, 2: score})
+               teacher='teacher', curve={1: score / 2, 2: score}, identity=f'{name} {seed}', commit='c', scalars=[])
     return run | more
 
 
@@ -252,8 +256,19 @@ train_dataloader = dict(batch_size=100)""")):
     assert 'src="http' not in page and 'href=' not in page  # nothing from elsewhere
     assert '<h2>Detections</h2>' not in page  # a classifier finds none
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
-    compare.main(command)
+    log = ['--log', str(tmp_path / 'log.json.gz')]
+    compare.main(command + log)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
+
+
+    capsys.readouterr()
+    compare.main(command[:-4] + ['--work-dir', str(tmp_path / 'elsewhere'), *log])
+    assert '4 trainings, 4 of them in the log' in capsys.readouterr().out
+    assert not list((tmp_path / 'elsewhere').rglob('*.pth'))  # where the log is, nothing is trained
+    again = {row['name']: row for row in json.loads((tmp_path / 'elsewhere/results.json').read_text())}
+    assert all(again[name]['score'] == row['score'] and again[name]['terms'] == {
+        term: list(values) for term, values in row['terms'].items()} for name, row in results.items())
+    assert '<td>from the log' in (tmp_path / 'elsewhere/report.html').read_text()
 
 
 def test_own_terms_differ_by_the_student_alone(tmp_path):
@@ -347,3 +362,82 @@ def test_short_names_tell_classes_apart():
     assert compare_examples.short_names(['RBC', 'WBC', 'Platelets']) == ['R', 'W', 'P']
     assert compare_examples.short_names(['mouse', 'mousebite']) == ['mous', 'mous']
     assert compare_examples.short_names(['open', 'over']) == ['op', 'ov']
+
+
+def test_a_training_is_known_by_its_config_alone(made, tmp_path):
+    first, moved = made('gkd'), made('gkd:model.distill_losses.gkd.edge_weight=0.')
+    assert first.identities['alone', 0] == moved.identities['alone', 0] != first.identities['alone', 1]
+    assert first.identities['inherit', 0] == moved.identities['inherit', 0]  # another method's numbers change nothing
+    assert first.identities['gkd', 0] != moved.identities['gkd:edge_weight=0.', 0]
+    one, other = (Config(dict(model=dict(type='Distiller', teacher=dict(checkpoint=name))), filename=None)
+                  for name in ('a.pth', 'b.pth'))
+    assert compare_log.identity(one) != compare_log.identity(other)
+    assert compare_log.identity(one, 'its teacher') == compare_log.identity(other, 'its teacher')
+    assert compare_log.identity(one, 'its teacher') != compare_log.identity(one, 'another')
+
+
+def test_what_a_log_knows_is_run_only_for_others(made):
+    """The teacher is, if a student of it is new."""
+    plan = made('gkd', 'pkd')
+    log = {plan.identities[name, seed]: run_of(name, seed, 1.) for name, seed in plan.trainings
+           if name != 'pkd' or seed == 1}
+    plan = made('gkd', 'pkd', log=log)
+    assert len(plan.known) == 9
+    assert [job.name for job in plan.all()] == ['seed 0 teacher', 'seed 0 pkd', 'seed 0 teacher, test',
+                                                'seed 0 pkd, test']
+    assert made('gkd', log=log).all() == []
+    assert len(made('gkd').all()) == 14  # 8 trainings, 2 terms, 4 tests, and nothing is known
+
+
+def test_a_log_is_added_to_and_never_lost(tmp_path):
+    path = tmp_path / 'logs/x.json.gz'
+    assert compare_log.read_log(path) == {}
+    compare_log.write_log(path, [run_of('alone', 0, 1., folder='/here', seconds=math.nan), run_of('x', 0, 2.)])
+    first = path.read_bytes()
+    compare_log.write_log(path, [])
+    assert path.read_bytes() == first  # the same bytes for the same content
+    compare_log.write_log(path, [run_of('x', 0, 3.), run_of('y', 0, 4.)])
+    found = compare_log.read_log(path)
+    assert {row['name']: row['score'] for row in found.values()} == dict(alone=1., x=3., y=4.)
+    assert found['x 0']['curve'] == {1: 1.5, 2: 3.} and math.isnan(found['alone 0']['seconds'])
+    assert b'/here' not in gzip.decompress(path.read_bytes())
+    path.write_bytes(b'something else')
+    with pytest.raises(SystemExit, match='no log of a comparison'):
+        compare_log.write_log(path, [])
+    assert path.read_bytes() == b'something else'
+
+
+def test_a_teacher_that_comes_out_otherwise_is_said(made, monkeypatch):
+    plan = made('gkd')
+    plan.known['teacher', 0] = run_of('teacher', 0, 30.)
+    monkeypatch.setattr(Job, 'is_done', lambda job: job.name == 'seed 0 teacher')
+    for score, says in ((30., []), (29., ['Trained again, teacher of seed 0 scores 29.0, and 30.0 in the log'])):
+        monkeypatch.setattr(compare_report, 'measure', lambda *_, score=score: run_of('teacher', 0, score))
+        assert [text.partition(':')[0] for text in compare_report.contradictions(plan)] == says
+
+
+def test_losses_are_thinned_and_validations_kept():
+    lines = [dict(step=i, loss=1 / 3, time=1.) for i in range(1, 301)]
+    lines[10:10] = [{'step': 1, 'coco/bbox_mAP': .123456}]
+    thin = compare_log.thin(lines)
+    assert len(thin) == 31 and thin[29] == dict(step=300, loss=.3333) and thin[-1]['coco/bbox_mAP'] == .1235
+    assert compare_log.thin([]) == [] and len(compare_log.thin(lines[:3])) == 3
+
+
+def test_methods_over_several_pairs(tmp_path, capsys):
+    paths = [str(tmp_path / f'{pair}.json.gz') for pair in 'ab']
+    for path, gains in zip(paths, (dict(x=5., y=10.), dict(x=7., z=-1.)), strict=True):
+        rows = [run_of('teacher', 0, 20.), run_of('alone', 0, 10.)]
+        compare_log.write_log(Path(path), rows + [run_of(name, 0, 10. + gain) for name, gain in gains.items()]
+                              + [run_of('x', 7, 99.)])
+    compare_pairs.main([*paths, '--seeds', '0', '--out', str(tmp_path)])
+    text = capsys.readouterr().out
+    assert '| x | 50 % | 70 % | 60 % | +5.0 (a) |' in text
+    assert '| y | 100 % |  | 100 % of 1 | +10.0 (a) |' in text and '| z |  | -10 % | -10 % of 1 | -1.0 (b) |' in text
+    assert text.index('| x | 50') < text.index('| y | 100') and '## b' in text
+    assert (tmp_path / 'pairs.md').read_text() == text.rstrip('\n') + '\n'
+    assert (tmp_path / 'pairs.png').read_bytes().startswith(b'\x89PNG')
+    with pytest.raises(SystemExit, match='nothing is left of a, b'):
+        compare_pairs.main([*paths, '--seeds', '5'])
+    with pytest.raises(SystemExit):
+        compare_pairs.main([str(tmp_path / 'none.json.gz')])

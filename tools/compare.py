@@ -2,6 +2,7 @@
 
     python tools/compare.py configs/digits/gkd.py --methods gkd pkd fgd --seeds 3
     python tools/compare.py configs/bccd/gkd.py --methods gkd gkd:model.distill_losses.gkd.edge_weight=0 mine.py
+    python tools/compare.py configs/bccd/gkd.py --methods gkd pkd --log docs/logs/bccd.json.gz
 
 Interrupted, it goes on where it stopped when it is run again; what is done is not done twice.
 """
@@ -18,8 +19,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from compare_html import write_html  # noqa: E402
+from compare_log import read_log, write_log  # noqa: E402
 from compare_plan import plan  # noqa: E402
-from compare_report import collect, write  # noqa: E402
+from compare_report import collect, contradictions, write  # noqa: E402
 from demo_jobs import lock, run_jobs, show  # noqa: E402
 from demo_progress import Watch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
@@ -37,6 +39,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='epochs of the students, instead of the config\'s')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at once (default: the cores)')
+    parser.add_argument('--log', type=Path, metavar='FILE.json.gz',
+                        help='what is in this file is not trained again, whoever trained it; what is trained is added')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_<folder and name of the pair>')
     args = parser.parse_args(argv)
     for name, least in (('seeds', 1), ('first_seed', 0), ('jobs', 1), ('epochs', 1)):
@@ -57,14 +61,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with lock(args.work_dir) as held:
             jobs = plan(Config.fromfile(args.pair), args.methods,
-                        range(args.first_seed, args.first_seed + args.seeds), args.work_dir, args.epochs)
-            console.print(f'{len(jobs.trainings)} trainings, {args.jobs} at once, kept in {show(args.work_dir)}',
-                          highlight=False)
-            with Watch(console, args.jobs) as watch:
-                failures = run_jobs(jobs.all(), args.jobs, 1, watch, inherited=[held.fileno()], go_on=True)
-            for failure in failures:
-                console.print(failure, markup=False, highlight=False, soft_wrap=True)
-            results = collect(jobs)
+                        range(args.first_seed, args.first_seed + args.seeds), args.work_dir, args.epochs,
+                        read_log(args.log) if args.log else None)
+            console.print(f'{len(jobs.trainings)} trainings, {len(jobs.known)} of them in the log, {args.jobs} at '
+                          f'once, kept in {show(args.work_dir)}', highlight=False)
+            try:
+                with Watch(console, args.jobs) as watch:
+                    failures = run_jobs(jobs.all(), args.jobs, 1, watch, inherited=[held.fileno()], go_on=True)
+            finally:
+                results = collect(jobs)
+                if args.log:
+                    write_log(args.log, results)
+            for said in [*failures, *contradictions(jobs)]:
+                console.print(said, markup=False, highlight=False, soft_wrap=True)
             write(results, args.work_dir, console)
             write_html(results, jobs, args.work_dir, console)
             if failures:

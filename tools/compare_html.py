@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import shlex
-import subprocess
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -15,7 +14,7 @@ from compare_examples import legend, panels
 from compare_figure import with_curves
 from compare_plan import Plan
 from compare_report import FILES, cells, columns, note, summary
-from demo_jobs import ROOT, show
+from demo_jobs import ROOT, commit, show
 from demo_report import device
 from mmengine.config import Config
 from rich.console import Console
@@ -100,16 +99,6 @@ def versions() -> list[tuple[str, str]]:
             ('cores', str(os.cpu_count()))]
 
 
-def commit() -> str:
-    """The repository's, and whether files differ from it."""
-    def git(*args: str) -> str:
-        return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=True).stdout
-    try:
-        return git('rev-parse', 'HEAD').strip() + ' with changes' * bool(git('status', '--porcelain', '-uno').strip())
-    except (OSError, subprocess.CalledProcessError):
-        return 'not a git repository'
-
-
 def data_files(plan: Plan) -> list[tuple[str, str]]:
     """The annotations of the data that are trained, validated and tested on."""
     cfg = Config.fromfile(str(next(iter(plan.trainings.values())).folder / 'config.py'))
@@ -131,6 +120,8 @@ def trainings(plan: Plan) -> list[tuple[str, ...]]:
             minutes = f'{record["seconds"] / 60:.1f}' if whole else ''
             rows.append((name, str(seed), minutes, str(record['threads']),
                          '$' + shlex.join(['python', *record['command'][1:]]), '$' + sha256(job.product)))
+        elif (name, seed) in plan.known:
+            rows.append((name, str(seed), '', '', f'from the log, commit {plan.known[name, seed]["commit"]}', ''))
     return rows
 
 

@@ -7,11 +7,12 @@ import io
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
+from compare_log import identity
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
 from demo_jobs import ROOT, Job, digest
 from mmengine.config import Config
@@ -28,17 +29,35 @@ class Plan(NamedTuple):
         trainings (Jobs): In order of importance.
         terms (Jobs): What each method did to its own terms.
         tests (Jobs): What the first seed's detectors find on the test images.
+        identities (dict): Of trainings, see :mod:`compare_log`.
+        known (dict): What a log has of trainings.
     """
     trainings: Jobs
     terms: Jobs
     tests: Jobs
+    identities: dict[tuple[str, int], str]
+    known: dict[tuple[str, int], dict]
 
     def all(self) -> list[Job]:
-        return [*self.trainings.values(), *self.terms.values(), *self.tests.values()]
+        """What is to be run, or was: trainings that the log knows are only run if others need what they leave."""
+        trained = [job for key, job in self.trainings.items() if key not in self.known]
+        there = {*trained, *(teacher for job in trained for teacher in job.needs),
+                 *(job for job in self.trainings.values() if job.is_done())}
+        return [job for jobs in self[:3] for job in jobs.values()
+                if job in there or job.needs and there.issuperset(job.needs) and jobs is not self.trainings]
 
 
-def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path, epochs: int | None = None) -> Plan:
+def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path, epochs: int | None = None,
+         log: Mapping[str, dict] | None = None) -> Plan:
     """Every job of a comparison; its trainings and tests keep their results below ``folder``.
+
+    Args:
+        pair (Config): A distillation.
+        wanted (Sequence[str]): See :func:`compare_variants.variants`.
+        seeds (Sequence[int]): Of each training.
+        folder (Path): Of the comparison.
+        epochs (int, optional): Of the students, instead of the config's.
+        log (Mapping[str, dict], optional): Entries by identity, see :mod:`compare_log`.
 
     Raises:
         SystemExit: Something is not there or does not fit; the text says what.
@@ -50,14 +69,24 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
     for name, cfg in (teachers | configs).items():
         check(name, cfg, teacher_comes=name in whose)
     trainings: Jobs = {}
-    for seed in seeds:
-        for name, cfg in teachers.items():
-            trainings[name, seed] = training(name, cfg, seed, folder)
-    for seed in seeds:
-        for name, cfg in configs.items():
-            trainings[name, seed] = training(name, cfg, seed, folder, trainings.get((whose.get(name), seed)),
-                                             sources() if is_distiller(cfg) else '')
-    return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]))
+    identities = {}
+    for some in (teachers, configs):
+        for seed in seeds:
+            for name, cfg in some.items():
+                cfg = seeded(cfg, seed)
+                teacher = whose.get(name) if some is configs else None, seed
+                identities[name, seed] = identity(cfg, identities.get(teacher, ''))
+                trainings[name, seed] = training(name, cfg, seed, folder, trainings.get(teacher),
+                                                 sources() if is_distiller(cfg) else '')
+    known = {key: (log or {})[found] | dict(name=key[0], seed=key[1])
+             for key, found in identities.items() if found in (log or {})}
+    return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]), identities, known)
+
+
+def seeded(cfg: Config, seed: int) -> Config:
+    cfg = deepcopy(cfg)
+    cfg.randomness = cfg.get('randomness', {}) | dict(seed=seed)
+    return cfg
 
 
 def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Config], dict[str, str]]:
@@ -101,7 +130,6 @@ def sources() -> str:
 def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | None = None, code: str = '') -> Job:
     """The job that trains one model; its config is written where its results will be."""
     cfg = deepcopy(cfg)
-    cfg.randomness = cfg.get('randomness', {}) | dict(seed=seed)
     if teacher:
         cfg.model.teacher.checkpoint = str(teacher.product)
     cfg.work_dir = None

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compare_figure import draw
+from compare_log import finite_only, thin
 from compare_plan import Plan
 from compare_variants import ALONE, TEACHER
 from demo_jobs import Job, show
@@ -31,9 +32,28 @@ FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
 
 def collect(plan: Plan) -> list[dict]:
-    """One entry for each training that is done, with its own terms if they were measured."""
-    return [measure(name, seed, job, plan.terms.get((name, seed)))
-            for (name, seed), job in plan.trainings.items() if job.is_done()]
+    """One entry for each training that is done, or that the log knows, with its own terms if they were measured."""
+    results = []
+    for key, job in plan.trainings.items():
+        known = plan.known.get(key)
+        if job.is_done():
+            found = measure(*key, job, plan.terms.get(key)) | dict(identity=plan.identities[key])
+            results.append(known | dict(terms=found['terms'] or known['terms']) if known else found)
+        elif known:
+            results.append(known)
+    return results
+
+
+def contradictions(plan: Plan) -> list[str]:
+    """What was trained again, because its checkpoint was needed, and did not come out as the log has it."""
+    found = []
+    for (name, seed), known in plan.known.items():
+        job = plan.trainings[name, seed]
+        if job.is_done() and (score := measure(name, seed, job)['score']) != known['score']:
+            found.append(
+                f'Trained again, {name} of seed {seed} scores {score:.1f}, and {known["score"]:.1f} in the log: '
+                'another machine, other versions or other code. Its students in the log had another teacher.')
+    return found
 
 
 def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
@@ -47,8 +67,8 @@ def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
                 teacher=job.needs[0].kind if job.needs else TEACHER,
                 terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
                 seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
-                finite=all(math.isfinite(line['loss']) for line in trained),
-                peak=job.record().get('peak', 0.), folder=str(job.folder))
+                finite=all(math.isfinite(line['loss']) for line in trained), scalars=thin(lines),
+                peak=job.record().get('peak', 0.), commit=job.record().get('commit', ''), folder=str(job.folder))
 
 
 def summary(results: Sequence[dict]) -> list[dict]:
@@ -124,13 +144,8 @@ def note(results: Sequence[dict]) -> str:
     return NOTE.format(metric=results[0]['metric'], count=len({row['seed'] for row in results}))
 
 
-def finite_only(value):
-    """With ``None`` for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite_only(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite_only(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def without(row: dict, key: str) -> dict:
+    return {name: value for name, value in row.items() if name != key}
 
 
 def write(results: Sequence[dict], folder: Path, console: Console) -> None:
@@ -150,11 +165,12 @@ def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
     paths = text_file, csv_file, json_file, picture = [folder / name for name in FILES]
     text_file.write_text(f'{text}\n\n{note(results)}\n', encoding='utf-8')
-    json_file.write_text(json.dumps(finite_only(results), indent=1))
+    json_file.write_text(json.dumps(finite_only([without(row, 'scalars') for row in results]), indent=1))
     with csv_file.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
-        writer.writerow(['name', 'seed', header[1], 'seconds_per_iteration', 'peak_MB', 'folder'])
+        writer.writerow(['name', 'seed', header[1], 'seconds_per_iteration', 'peak_MB', 'commit', 'folder'])
         for row in results:
-            writer.writerow([row[key] for key in ('name', 'seed', 'score', 'seconds', 'peak', 'folder')])
+            writer.writerow([row[key] for key in ('name', 'seed', 'score', 'seconds', 'peak', 'commit')]
+                            + [row.get('folder', '')])
     draw(rows, header[1], picture)
     console.print(', '.join(map(show, paths)), markup=False, highlight=False, soft_wrap=True)

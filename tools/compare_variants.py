@@ -95,15 +95,24 @@ def make_change(cfg: Config, text: str) -> None:
 
 
 def alone(pair: Config) -> Config:
-    cfg = deepcopy(pair)
+    cfg = without_method(pair)
     cfg.model = model_config(cfg.model.student)
     cfg.custom_hooks = own_hooks(pair)
     return cfg
 
 
 def inheriting(pair: Config) -> Config:
-    """The pair with its teacher at rest from the start."""
-    return with_method(pair, pair.model.distill_losses, [dict(type='DistillWeightHook', decay_from=0, stop=0)])
+    """The pair with its teacher at rest from the start, so that any loss will do."""
+    resting = dict(resting=dict(type='SimilarityPreservingLoss'))
+    return with_method(pair, resting, [dict(type='DistillWeightHook', decay_from=0, stop=0)])
+
+
+def without_method(pair: Config) -> Config:
+    """A copy without what a method file defines beside the model: another method's numbers are another training."""
+    cfg = deepcopy(pair)
+    for name in ('distill_losses', 'distill_hooks'):
+        cfg.pop(name, None)
+    return cfg
 
 
 def own_hooks(pair: Config) -> list:
@@ -113,7 +122,7 @@ def own_hooks(pair: Config) -> list:
 
 
 def with_method(pair: Config, losses: dict, hooks: list, imports: Sequence[str] = ()) -> Config:
-    cfg = deepcopy(pair)
+    cfg = without_method(pair)
     cfg.model.distill_losses = losses
     cfg.custom_hooks = [*own_hooks(pair), *hooks]
     own = pair.get('custom_imports', {}).get('imports', [])

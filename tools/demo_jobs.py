@@ -50,6 +50,7 @@ class Job:
     guess: float = 1.
     resumes: bool = False
     threads: int = 0
+    commit: str = ''
     process: subprocess.Popen | None = None
     started: float = 0.
     earlier: int = 0  # logs of earlier runs in its folder
@@ -79,7 +80,7 @@ class Job:
         self.earlier = len(scalar_files(self.folder))
         checkpoint = latest_checkpoint(self.folder) if self.resumes else None
         self.command = [*self.command, *(['--resume', str(checkpoint)] if checkpoint else [])]
-        self.threads, self.started = threads, time.monotonic()
+        self.threads, self.commit, self.started = threads, commit(), time.monotonic()
         with self.log.open('a') as log:
             print('$', *self.command, file=log, flush=True)
             # a session of its own: Ctrl-C reaches the demo alone, which then stops all of a job's processes
@@ -95,7 +96,7 @@ class Job:
         if code != 0:
             ended = f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
             raise JobFailed(f'{self.name} failed with {ended}')
-        stamp = dict(hash=self.digest, command=self.command, threads=self.threads, peak=self.peak,
+        stamp = dict(hash=self.digest, command=self.command, commit=self.commit, threads=self.threads, peak=self.peak,
                      seconds=round(time.monotonic() - self.started, 1))
         draft = self.folder / (STAMP + '.new')
         draft.write_text(json.dumps(stamp, indent=1))
@@ -128,6 +129,17 @@ def environment(threads: int) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     counts = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), str(threads))
     return os.environ | counts | dict(PYTHONPATH=path, PYTHONUNBUFFERED='1')
+
+
+def commit() -> str:
+    """The repository's, and whether what runs here differs from it."""
+    def git(*args: str) -> str:
+        return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=True).stdout
+    try:
+        changed = git('status', '--porcelain', '--untracked-files=no', '--', 'mmgkd', 'configs', 'tools').strip()
+        return git('rev-parse', 'HEAD').strip() + ' with changes' * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return 'not a git repository'
 
 
 def digest(*texts: str) -> str:

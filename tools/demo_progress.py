@@ -87,7 +87,7 @@ class Watch:
         times = durations(jobs)
         left = {job: 0. if job in done else still(job, times[job], now) for job in jobs}
         rest = forecast(jobs, done, left, self.slots)
-        self.part = max(self.part, 1 - sum(left.values()) / sum(times.values()))
+        self.part = max(self.part, 1 - sum(left.values()) / (sum(times.values()) or 1.))
         if self.console.is_terminal:
             self.draw(jobs, left, rest)
         elif now - self.spoken >= self.every:

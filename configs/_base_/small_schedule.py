@@ -1,7 +1,7 @@
 # AdamW with a cosine, for training from scratch.
 _base_ = 'mmdet::_base_/default_runtime.py'
 
-train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=3)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 param_scheduler = [
