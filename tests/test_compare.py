@@ -88,6 +88,20 @@ def test_changes_are_read_as_on_the_command_line():
     assert found['gkd:checkpoint=http://x.y/z.pth'].model.teacher.checkpoint == 'http://x.y/z.pth'
 
 
+def test_all_weights_of_a_method_at_once():
+    found = compare_variants.variants(pair(), ['fgd', 'fgd:weights*=4', 'pkd:weights*=0.1'])
+    plain, scaled = (found[name].model.distill_losses.fgd for name in ('fgd', 'fgd:weights*=4'))
+    changed = {name for name in plain if plain[name] != scaled[name]}
+    assert changed == {'foreground_weight', 'background_weight', 'attention_weight', 'relation_weight'}
+    assert all(scaled[name] == pytest.approx(4 * plain[name]) for name in changed)
+    assert found['pkd:weights*=0.1'].model.distill_losses.pkd.loss_weight == .6
+    for wrong in ('pkd:weights*=-1', 'pkd:weights*=x', 'pkd:loss_weight*=2'):
+        with pytest.raises(SystemExit, match='such as weights.*=4'):
+            compare_variants.variants(pair(), [wrong])
+    with pytest.raises(SystemExit, match='no distillation loss'):
+        compare_variants.variants(pair(), ['alone:weights*=2'])
+
+
 def test_files_are_not_taken_for_the_references(tmp_path):
     (tmp_path / 'alone.py').write_text("distill_losses = dict(x=dict(type='PKDLoss'))")
     with pytest.raises(SystemExit, match='give the file another name'):

@@ -33,8 +33,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('pair', help='config of a distillation, such as configs/digits/gkd.py')
     parser.add_argument('--methods', nargs='+', metavar='NAME[:KEY=VALUE]', default=['all'],
                         help='files of configs/_base_, or configs of your own, with distill_losses or whole; each with '
-                             'changes after colons (alone:train_cfg.max_epochs=24 is one too); default: all for '
-                             'detectors of two stages, of one, or classifiers, as the student is')
+                             'changes after colons (alone:train_cfg.max_epochs=24 is one too, and pkd:weights*=4 '
+                             'multiplies all its weights); default: all for detectors of two stages, of one, or '
+                             'classifiers, as the student is')
     parser.add_argument('--seeds', type=int, default=1, help='how often to repeat everything (default: 1)')
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='epochs of the students, instead of the config\'s')

@@ -1,6 +1,7 @@
 """What a comparison compares: a student alone, what it inherits, and every method and change that is asked for."""
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from copy import deepcopy
@@ -42,7 +43,7 @@ def variants(pair: Config, wanted: Sequence[str], epochs: int | None = None) -> 
         pair (Config): A distillation.
         wanted (Sequence[str]): Methods by name, configs with ``distill_losses`` or whole trainings by path, each
             with changes after colons: ``gkd:model.distill_losses.gkd.edge_weight=0``, which is then named
-            ``gkd:edge_weight=0``.
+            ``gkd:edge_weight=0``, and ``gkd:weights*=4``, which multiplies all weights of its losses.
         epochs (int, optional): Of all but whole trainings, instead of the pair's.
     """
     if epochs:
@@ -53,7 +54,7 @@ def variants(pair: Config, wanted: Sequence[str], epochs: int | None = None) -> 
         found[INHERIT] = inheriting(pair)
     known, references = method_files(model_config(pair.model.student)), dict(found)
     for label in known if list(wanted) == ['all'] else wanted:
-        base, *changes = re.split(r':(?=[\w.]+=)', label)
+        base, *changes = re.split(r':(?=[\w.]+\*?=)', label)
         if base not in references and Path(base).stem in (ALONE, INHERIT, TEACHER):
             raise SystemExit(f'tools/compare.py: {base} would be called {Path(base).stem}, which means another row: '
                              'give the file another name')
@@ -83,8 +84,10 @@ def variant(pair: Config, name: str, known: dict[str, Path]) -> Config:
 
 
 def make_change(cfg: Config, text: str) -> None:
-    """Set what ``key=value`` says, read as --cfg-options reads it, in a place that is there."""
+    """Set what ``key=value`` says, read as --cfg-options reads it, in a place that is there; or ``weights*=factor``."""
     key, _, value = text.partition('=')
+    if key.endswith('*'):
+        return scale_weights(cfg, text)
     place = cfg
     for part in key.split('.')[:-1]:
         try:
@@ -92,6 +95,23 @@ def make_change(cfg: Config, text: str) -> None:
         except (IndexError, KeyError, TypeError, ValueError, AttributeError):
             raise SystemExit(f'tools/compare.py: {text}: the config has no {part!r} there') from None
     cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
+
+
+def scale_weights(cfg: Config, text: str) -> None:
+    """Multiply each weight of each distillation loss."""
+    key, _, value = text.partition('*=')
+    try:
+        factor = float(value)
+    except ValueError:
+        factor = 0.
+    if key != 'weights' or not 0 < factor < math.inf:
+        raise SystemExit(f'tools/compare.py: {text}: expected weights*= and a factor above 0, such as weights*=4')
+    given = [(loss, name) for loss in cfg.model.get('distill_losses', {}).values() for name in loss
+             if name.endswith('_weight')]
+    if not given:
+        raise SystemExit(f'tools/compare.py: {text}: there is no distillation loss whose config gives a weight')
+    for loss, name in given:
+        loss[name] = float(f'{factor * loss[name]:.12g}')  # 3 * 0.1 is 0.3
 
 
 def alone(pair: Config) -> Config:
