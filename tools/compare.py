@@ -40,6 +40,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='epochs of the students, instead of the config\'s')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at once (default: the cores)')
+    parser.add_argument('--scores-only', action='store_true',
+                        help='leave out own terms and detections, which take a minute a training: for sweeps')
     parser.add_argument('--log', type=Path, metavar='FILE.json.gz',
                         help='what is in this file is not trained again, whoever trained it; what is trained is added')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/compare_<folder and name of the pair>')
@@ -64,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             jobs = plan(Config.fromfile(args.pair), args.methods,
                         range(args.first_seed, args.first_seed + args.seeds), args.work_dir, args.epochs,
                         read_log(args.log) if args.log else None)
+            if args.scores_only:
+                jobs = jobs._replace(terms={}, tests={})
             console.print(f'{len(jobs.trainings)} trainings, {len(jobs.known)} of them in the log, {args.jobs} at '
                           f'once, kept in {show(args.work_dir)}', highlight=False)
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import json
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
-from compare_log import identity
+from compare_log import as_text, identity
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
 from demo_jobs import ROOT, Job, digest
 from mmengine.config import Config
@@ -75,9 +76,8 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
             for name, cfg in some.items():
                 cfg = seeded(cfg, seed)
                 teacher = whose.get(name) if some is configs else None, seed
-                identities[name, seed] = identity(cfg, identities.get(teacher, ''))
-                trainings[name, seed] = training(name, cfg, seed, folder, trainings.get(teacher),
-                                                 sources() if is_distiller(cfg) else '')
+                key = identities[name, seed] = identity(cfg, identities.get(teacher, ''))
+                trainings[name, seed] = training(name, cfg, seed, folder, key, trainings.get(teacher))
     known = {key: (log or {})[found] | dict(name=key[0], seed=key[1])
              for key, found in identities.items() if found in (log or {})}
     return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]), identities, known)
@@ -127,22 +127,22 @@ def sources() -> str:
     return digest(*(path.read_text() for path in sorted((ROOT / 'mmgkd').rglob('*.py'))))
 
 
-def training(name: str, cfg: Config, seed: int, folder: Path, teacher: Job | None = None, code: str = '') -> Job:
+def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, teacher: Job | None = None) -> Job:
     """The job that trains one model; its config is written where its results will be."""
     cfg = deepcopy(cfg)
     if teacher:
         cfg.model.teacher.checkpoint = str(teacher.product)
-    cfg.work_dir = None
-    if 'mmgkd.' in Config(dict(model=cfg.model)).pretty_text:  # made of this package even without a method
-        code = code or sources()
-    key = digest(cfg.pretty_text, code, teacher.digest if teacher else '')
+    of_package = is_distiller(cfg) or 'mmgkd.' in as_text(cfg.model.to_dict())
+    key = digest(known_as, sources() if of_package else '', teacher.digest if teacher else '')
     folder = folder / f'seed{seed}' / f'{re.sub("[^0-9A-Za-z]", "-", name)[:40]}-{key[:8]}'
     folder.mkdir(parents=True, exist_ok=True)
     cfg.work_dir = str(folder)
-    cfg.dump(str(folder / 'config.py'))
+    if not (folder / 'config.py').exists():  # the folder is named after what it says
+        cfg.dump(str(folder / 'draft.py'))
+        (folder / 'draft.py').replace(folder / 'config.py')
     epochs = cfg.train_cfg.max_epochs
     loader = cfg.train_dataloader
-    images = images_in(Config(dict(dataset=loader.dataset)).pretty_text, cfg.get('default_scope', 'mmdet'))
+    images = images_in(as_text(loader.dataset.to_dict()), cfg.get('default_scope', 'mmdet'))
     steps = epochs * -(-images // loader.batch_size)
     command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
@@ -185,14 +185,14 @@ def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
 
 
 def same(one: Config, other: Config, part: str) -> bool:
-    return Config(dict(part=one.get(part))).pretty_text == Config(dict(part=other.get(part))).pretty_text
+    return as_text(one.to_dict().get(part)) == as_text(other.to_dict().get(part))
 
 
 @functools.lru_cache(None)
-def images_in(config: str, scope: str) -> int:
-    """How many images a data set has, given as the text of a config: the trainings mostly share one."""
+def images_in(dataset: str, scope: str) -> int:
+    """How many images a data set has, given as the text of its config: the trainings mostly share one."""
     from mmdet.registry import DATASETS
     from mmengine.registry import init_default_scope
     init_default_scope(scope)
     with contextlib.redirect_stdout(io.StringIO()):
-        return len(DATASETS.build(Config.fromstring(config, '.py').dataset))
+        return len(DATASETS.build(json.loads(dataset)))
