@@ -22,6 +22,7 @@ sys.path.append(str(ROOT / 'tools'))
 import compare  # noqa: E402
 import compare_examples  # noqa: E402
 import compare_figure  # noqa: E402
+import compare_identity  # noqa: E402
 import compare_log  # noqa: E402
 import compare_pairs  # noqa: E402
 import compare_plan  # noqa: E402
@@ -106,6 +107,24 @@ def test_files_are_not_taken_for_the_references(tmp_path):
     (tmp_path / 'alone.py').write_text("distill_losses = dict(x=dict(type='PKDLoss'))")
     with pytest.raises(SystemExit, match='give the file another name'):
         compare_variants.variants(pair(), [str(tmp_path / 'alone.py')])
+
+
+def test_the_content_of_files_is_part_of_a_training(tmp_path):
+    def found(**teacher):
+        teacher |= dict(config=str(tmp_path / 't.py'))
+        model = dict(type='Distiller', student=str(tmp_path / 's.py'), teacher=teacher)
+        data = dict(dataset=dict(data_root=f'{tmp_path}/', ann_file='a.json'))
+        return compare_identity.identity(Config(dict(model=model, train_dataloader=data)))
+    seen = []
+    for name, text in (('s.py', ''), ('t.py', ''), ('a.json', 'x'), ('w.pth', 'x'), ('t.py', ', depth=3'),
+                       ('a.json', 'y'), ('w.pth', 'y'), ('s.py', ', depth=3')):
+        config = f"model = dict(type='X', backbone=dict(type='Y'{text}))"
+        (tmp_path / name).write_text(config if name.endswith('.py') else text)
+        if (tmp_path / 'w.pth').exists():
+            seen.append(found(checkpoint=str(tmp_path / 'w.pth')))
+    assert len(set(seen)) == len(seen) == 5
+    inline = dict(overrides=dict(backbone=dict(depth=4)), checkpoint=None)
+    assert found(**inline) != found(checkpoint=None)
 
 
 @pytest.fixture
@@ -203,7 +222,8 @@ def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monke
 
 def run_of(name, seed, score, seconds=1., **more):
     run = dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, finite=True,
-               teacher='teacher', curve={1: score / 2, 2: score}, identity=f'{name} {seed}', commit='c', scalars=[])
+               teacher='teacher', curve={1: score / 2, 2: score}, identity=f'{name} {seed}', commit='c', scalars=[],
+               digest='d', taught_by=None)
     return run | more
 
 
@@ -383,18 +403,31 @@ def test_a_training_is_known_by_its_config_alone(made, tmp_path):
     assert first.identities['alone', 0] == moved.identities['alone', 0] != first.identities['alone', 1]
     assert first.identities['inherit', 0] == moved.identities['inherit', 0]  # another method's numbers change nothing
     assert first.identities['gkd', 0] != moved.identities['gkd:edge_weight=0.', 0]
-    one, other = (Config(dict(model=dict(type='Distiller', teacher=dict(checkpoint=name))), filename=None)
-                  for name in ('a.pth', 'b.pth'))
-    assert compare_log.identity(one) != compare_log.identity(other)
-    assert compare_log.identity(one, 'its teacher') == compare_log.identity(other, 'its teacher')
-    assert compare_log.identity(one, 'its teacher') != compare_log.identity(one, 'another')
+    one, other = (pair(), pair())
+    other.model.teacher.checkpoint = 'b.pth'
+    identity = compare_identity.identity
+    assert identity(one) != identity(other) and identity(one, 'x') == identity(other, 'x') != identity(one, 'y')
+    one.work_dir = 'elsewhere'
+    assert identity(one, 'x') == identity(other, 'x')
+    one.some = {1: 'int', 'a': ROOT / 'x'}  # whatever a config may hold
+    assert identity(one, 'x') != identity(other, 'x')
+
+
+def test_a_folder_that_was_moved_trains_where_it_is(made, tmp_path):
+    first = made('gkd').trainings['gkd', 0]
+    (tmp_path / 'out').rename(tmp_path / 'moved')
+    plan = compare_plan.plan(Config.fromfile(str(tmp_path / 'gkd.py')), ['gkd'], [0], tmp_path / 'moved')
+    job = plan.trainings['gkd', 0]
+    assert job.folder.name == first.folder.name and job.digest == first.digest
+    cfg = Config.fromfile(str(job.folder / 'config.py'))
+    assert cfg.work_dir == str(job.folder) and cfg.model.teacher.checkpoint == str(plan.trainings['teacher', 0].product)
 
 
 def test_what_a_log_knows_is_run_only_for_others(made):
     """The teacher is, if a student of it is new."""
     plan = made('gkd', 'pkd')
-    log = {plan.identities[name, seed]: run_of(name, seed, 1.) for name, seed in plan.trainings
-           if name != 'pkd' or seed == 1}
+    log = [run_of(name, seed, 1., identity=plan.identities[name, seed]) for name, seed in plan.trainings
+           if name != 'pkd' or seed == 1]
     plan = made('gkd', 'pkd', log=log)
     assert len(plan.known) == 9
     assert [job.name for job in plan.all()] == ['seed 0 teacher', 'seed 0 pkd', 'seed 0 teacher, test',
@@ -405,29 +438,65 @@ def test_what_a_log_knows_is_run_only_for_others(made):
 
 def test_a_log_is_added_to_and_never_lost(tmp_path):
     path = tmp_path / 'logs/x.json.gz'
-    assert compare_log.read_log(path) == {}
-    compare_log.write_log(path, [run_of('alone', 0, 1., folder='/here', seconds=math.nan), run_of('x', 0, 2.)])
+    assert compare_log.read_log(path) == []
+    compare_log.write_log(path, [run_of('x', 0, 2.), run_of(
+        'alone', 0, 1., folder='/here', seconds=math.nan, terms=dict(a=(1., math.nan)))])
     first = path.read_bytes()
     compare_log.write_log(path, [])
     assert path.read_bytes() == first  # the same bytes for the same content
     compare_log.write_log(path, [run_of('x', 0, 3.), run_of('y', 0, 4.)])
-    found = compare_log.read_log(path)
-    assert {row['name']: row['score'] for row in found.values()} == dict(alone=1., x=3., y=4.)
-    assert found['x 0']['curve'] == {1: 1.5, 2: 3.} and math.isnan(found['alone 0']['seconds'])
+    x, alone, y = compare_log.read_log(path)
+    assert [row['score'] for row in (alone, x, y)] == [1., 3., 4.] and x['curve'] == {1: 1.5, 2: 3.}
+    assert math.isnan(alone['seconds']) and math.isnan(alone['terms']['a'][1])
+    assert summary([alone, x, y])[0]['terms']['a'][0] == 1.  # what diverged can be read again
     assert b'/here' not in gzip.decompress(path.read_bytes())
-    path.write_bytes(b'something else')
-    with pytest.raises(SystemExit, match='no log of a comparison'):
-        compare_log.write_log(path, [])
-    assert path.read_bytes() == b'something else'
+    whole = path.read_bytes()
+    foreign = gzip.compress(b'[{"name": "x", "seed": 0}]')
+    for wrong in (b'something else', whole[:-20] + whole[-12:], whole[:40], foreign):
+        path.write_bytes(wrong)
+        with pytest.raises(SystemExit, match='no log of a comparison'):
+            compare_log.write_log(path, [])
+        assert path.read_bytes() == wrong
+    with pytest.raises(SystemExit, match='cannot be written'):
+        compare_log.write_log(Path('/proc/x.json.gz'), [])
 
 
-def test_a_teacher_that_comes_out_otherwise_is_said(made, monkeypatch):
+def test_a_name_means_one_training_in_a_log(made):
+    identities = made('gkd').identities
+    log = [run_of('gkd', 0, 1., identity=identities['gkd', 0]), run_of('other', 0, 1., identity='x')]
+    compare_log.check_names(log, identities)
+    with pytest.raises(SystemExit, match="a row 'gkd' of seed 0 that was trained with another config"):
+        made('gkd', epochs=1, log=log)
+
+
+def test_two_names_of_one_training_are_one_job(made):
+    plan = made('gkd', 'gkd:weights*=1')
+    assert plan.trainings['gkd', 0] is plan.trainings['gkd:weights*=1', 0] is not plan.trainings['gkd', 1]
+    assert len(plan.all()) == len(made('gkd').all())
+    log = [run_of('gkd', 0, 1., identity=plan.identities['gkd', 0], teacher='teacher of x')]
+    known = made('gkd:weights*=1', log=log).known['gkd:weights*=1', 0]
+    assert known['score'] == 1. and known['teacher'] == 'teacher'
+
+
+def test_what_a_log_cannot_vouch_for_is_said(made, monkeypatch):
     plan = made('gkd')
-    plan.known['teacher', 0] = run_of('teacher', 0, 30.)
+    digest = plan.trainings['teacher', 0].digest
+    plan.known['teacher', 0] = run_of('teacher', 0, 30., digest=digest)
     monkeypatch.setattr(Job, 'is_done', lambda job: job.name == 'seed 0 teacher')
     for score, says in ((30., []), (29., ['Trained again, teacher of seed 0 scores 29.0, and 30.0 in the log'])):
-        monkeypatch.setattr(compare_report, 'measure', lambda *_, score=score: run_of('teacher', 0, score))
-        assert [text.partition(':')[0] for text in compare_report.contradictions(plan)] == says
+        run = run_of('teacher', 0, score, digest=digest)
+        monkeypatch.setattr(compare_report, 'measure', lambda *_, run=run: run)
+        assert [text.partition(':')[0] for text in compare_report.doubts(plan)] == says
+        assert compare_report.collect(plan)[0]['score'] == 30.  # what the log measured stays
+    plan.known['teacher', 0]['digest'] = 'of other code'
+    assert compare_report.doubts(plan)[0].startswith('1 of 1 trainings of the log ran with other code of mmgkd')
+    assert compare_report.collect(plan)[0]['score'] == 29.  # what this code measured here is newer
+
+
+def test_a_student_of_another_teacher_is_marked():
+    runs = [run_of('teacher', 0, 20.), run_of('alone', 0, 10.), run_of('x', 0, 12., taught_by=20.),
+            run_of('y', 0, 12., taught_by=19.)]
+    assert [cells(row)[0] for row in summary(runs)][2:] == ['x', 'y (another teacher)']
 
 
 def test_losses_are_thinned_and_validations_kept():
@@ -455,3 +524,7 @@ def test_methods_over_several_pairs(tmp_path, capsys):
         compare_pairs.main([*paths, '--seeds', '5'])
     with pytest.raises(SystemExit):
         compare_pairs.main([str(tmp_path / 'none.json.gz')])
+    with pytest.raises(SystemExit, match='no log has q'):
+        compare_pairs.main([*paths, '--methods', 'q'])
+    with pytest.raises(SystemExit):
+        compare_pairs.main([paths[0], paths[0]])

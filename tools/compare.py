@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from compare_html import write_html  # noqa: E402
 from compare_log import read_log, write_log  # noqa: E402
 from compare_plan import plan  # noqa: E402
-from compare_report import collect, contradictions, write  # noqa: E402
+from compare_report import collect, doubts, write  # noqa: E402
 from demo_jobs import lock, run_jobs, show  # noqa: E402
 from demo_progress import Watch  # noqa: E402
 from mmengine.config import Config  # noqa: E402
@@ -38,7 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                              'classifiers, as the student is')
     parser.add_argument('--seeds', type=int, default=1, help='how often to repeat everything (default: 1)')
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
-    parser.add_argument('--epochs', type=int, help='epochs of the students, instead of the config\'s')
+    parser.add_argument('--epochs', type=int, help='of the students, instead of the config\'s; not of whole configs')
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at once (default: the cores)')
     parser.add_argument('--scores-only', action='store_true',
                         help='leave out own terms and detections, which take a minute a training: for sweeps')
@@ -65,9 +65,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         with lock(args.work_dir) as held:
             jobs = plan(Config.fromfile(args.pair), args.methods,
                         range(args.first_seed, args.first_seed + args.seeds), args.work_dir, args.epochs,
-                        read_log(args.log) if args.log else None)
+                        read_log(args.log) if args.log else [])
             if args.scores_only:
-                jobs = jobs._replace(terms={}, tests={})
+                jobs = jobs._replace(**{kind: {key: job for key, job in getattr(jobs, kind).items() if job.is_done()}
+                                        for kind in ('terms', 'tests')})
+            if args.log:
+                write_log(args.log, [])  # now, and not after hours, it is found out whether that can be
             console.print(f'{len(jobs.trainings)} trainings, {len(jobs.known)} of them in the log, {args.jobs} at '
                           f'once, kept in {show(args.work_dir)}', highlight=False)
             try:
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 results = collect(jobs)
                 if args.log:
                     write_log(args.log, results)
-            for said in [*failures, *contradictions(jobs)]:
+            for said in [*failures, *doubts(jobs)]:
                 console.print(said, markup=False, highlight=False, soft_wrap=True)
             write(results, args.work_dir, console)
             write_html(results, jobs, args.work_dir, console)

@@ -1,66 +1,78 @@
-"""A comparison's log: what its trainings measured, in one small file that can be kept and shared.
-
-A training is known by its config, wherever the files lie, and not by the package's code: each entry names the commit
-that measured it.
-"""
+"""A comparison's log: what its trainings measured, in one small file that can be kept and shared."""
 from __future__ import annotations
 
 import gzip
 import json
 import math
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-
-from demo_jobs import ROOT, digest
-from mmengine.config import Config
 
 LINES = 30  # of a training's losses: enough for a curve
 LEFT_OUT = ('data_time', 'time', 'memory', 'iter', 'base_lr')
 OF_A_MACHINE = ('folder',)
 
 
-def identity(cfg: Config, teacher: str = '') -> str:
-    """A digest of a training, in place of whose teacher's checkpoint stands that of the teacher's training."""
-    values = cfg.to_dict() | dict(work_dir=None)
-    if teacher:
-        values['model']['teacher']['checkpoint'] = teacher
-    return digest(as_text(values).replace(f'{ROOT}/', ''))
-
-
-def as_text(values: dict) -> str:
-    """The values of a config, the same for the same ones; a hundred times as fast as its ``pretty_text``."""
-    return json.dumps(values, sort_keys=True, default=str)
-
-
-def read_log(path: Path) -> dict[str, dict]:
-    """Entries by identity; none, if there is no such file yet.
+def read_log(path: Path) -> list[dict]:
+    """Its entries, one of each name and seed; none, if there is no such file yet.
 
     Raises:
         SystemExit: The file is no such log.
     """
     if not path.exists():
-        return {}
+        return []
     try:
-        entries = json.loads(gzip.decompress(path.read_bytes()))
-        found = {entry['identity']: entry for entry in entries}
-    except (OSError, EOFError, ValueError, TypeError, KeyError):
-        raise SystemExit(f'tools/compare.py: {path} is no log of a comparison (JSON, compressed by gzip): give another '
+        found = json.loads(gzip.decompress(path.read_bytes()))
+        for entry in found:
+            _key(entry), entry['identity']
+            entry['curve'] = {int(step): value for step, value in entry['curve'].items()}
+            entry['seconds'] = _number(entry['seconds'])
+            entry['terms'] = {term: tuple(map(_number, values)) for term, values in entry['terms'].items()}
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError):
+        raise SystemExit(f'{path} is no log of a comparison (JSON, compressed by gzip), or is damaged: give another '
                          'name, or move it away') from None
-    for entry in found.values():
-        entry['curve'] = {int(step): value for step, value in entry['curve'].items()}
-        entry['seconds'] = math.nan if entry['seconds'] is None else entry['seconds']
     return found
 
 
+def _key(entry: dict) -> tuple[str, int]:
+    return entry['name'], entry['seed']
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 def write_log(path: Path, results: Iterable[dict]) -> None:
-    """Add to a log, whole or not at all; what it has of other trainings stays."""
-    entries = read_log(path) | {row['identity']: row for row in results}
+    """Add to a log, whole or not at all; what it has of other trainings stays.
+
+    Raises:
+        SystemExit: It is no such log, or cannot be written.
+    """
+    path = path.resolve()  # what a link points to is written, not the link
+    entries = {_key(entry): entry for entry in [*read_log(path), *results]}
     kept = [{key: value for key, value in entry.items() if key not in OF_A_MACHINE} for entry in entries.values()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + '.new')
     text = '[\n' + ',\n'.join(json.dumps(finite_only(entry), sort_keys=True) for entry in kept) + '\n]\n'
-    draft.write_bytes(gzip.compress(text.encode(), mtime=0))  # equal logs are equal files
-    draft.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_bytes(gzip.compress(text.encode(), mtime=0))  # equal logs are equal files
+        draft.replace(path)
+    except OSError as error:
+        raise SystemExit(f'--log {path} cannot be written: {error}') from None
+
+
+def check_names(log: Sequence[dict], identities: Mapping[tuple[str, int], str]) -> None:
+    """Refuse a log in which a row's name stands for another training.
+
+    Raises:
+        SystemExit: There is one.
+    """
+    for entry in log:
+        name, seed = _key(entry)
+        if identities.get((name, seed), entry['identity']) != entry['identity']:
+            raise SystemExit(f'The log has a row {name!r} of seed {seed} that was trained with another config, other '
+                             f'data or another length (commit {entry["commit"]}), and the two would be mixed: give '
+                             'another --log, or move this one away')
 
 
 def thin(lines: Sequence[dict]) -> list[dict]:

@@ -34,7 +34,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for path in args.logs:
         if not path.is_file():
             parser.error(f'no log {str(path)!r}: tools/compare.py PAIR --log {path} makes one')
+    if len({pair_of(path) for path in args.logs}) < len(args.logs):
+        parser.error('two logs have one name, by which pairs are called: rename one')
     return args
+
+
+def pair_of(path: Path) -> str:
+    """What a pair is called."""
+    return path.name.partition('.')[0]
 
 
 def chosen(entries: Sequence[dict], seeds: Sequence[int] | None, methods: Sequence[str] | None) -> list[dict]:
@@ -58,11 +65,14 @@ def across(summaries: Mapping[str, Sequence[dict]]) -> list[list[str]]:
     found, pairs = shares(summaries), list(summaries)
     gains = {(row['name'], pair): statistics.fmean(row['gains'])
              for pair, rows in summaries.items() for row in rows if row['gains']}
+    fewer = {(row['name'], pair): f' ({len(row["seeds"])} seed(s))'
+             for pair, rows in summaries.items() for row in rows if row['missing']}
     order = sorted(found, key=lambda name: (-len(found[name]), -statistics.fmean(found[name].values())))
     table = [['', *pairs, 'mean', 'least gain'], ['---'] * (len(pairs) + 3)]
     for name in order:
         worst = min((gain, pair) for (of, pair), gain in gains.items() if of == name)
-        shown = [f'{100 * found[name][pair]:.0f} %' if pair in found[name] else '' for pair in pairs]
+        shown = [f'{100 * found[name][pair]:.0f} %{fewer.get((name, pair), "")}' if pair in found[name] else ''
+                 for pair in pairs]
         mean = f'{100 * statistics.fmean(found[name].values()):.0f} %'
         mean += f' of {len(found[name])}' if len(found[name]) < len(pairs) else ''
         table.append([name, *shown, mean, f'{worst[0]:+.1f} ({worst[1]})'])
@@ -97,8 +107,10 @@ def draw(summaries: Mapping[str, Sequence[dict]], path: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    entries = {path.name.partition('.')[0]: chosen(list(read_log(path).values()), args.seeds, args.methods)
-               for path in args.logs}
+    logs = {pair_of(path): read_log(path) for path in args.logs}
+    if unknown := set(args.methods or ()) - {entry['name'] for log in logs.values() for entry in log}:
+        raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}')
+    entries = {pair: chosen(log, args.seeds, args.methods) for pair, log in logs.items()}
     if empty := [pair for pair, rows in entries.items() if not rows]:
         raise SystemExit(f'tools/compare_pairs.py: nothing is left of {", ".join(empty)}: other --seeds?')
     summaries = {pair: summary(rows) for pair, rows in entries.items()}

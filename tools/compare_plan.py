@@ -4,16 +4,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
-import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
-from compare_log import as_text, identity
+from compare_identity import as_text, identity
+from compare_log import check_names
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
 from demo_jobs import ROOT, Job, digest
 from mmengine.config import Config
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
         trainings (Jobs): In order of importance.
         terms (Jobs): What each method did to its own terms.
         tests (Jobs): What the first seed's detectors find on the test images.
-        identities (dict): Of trainings, see :mod:`compare_log`.
+        identities (dict): Of trainings, see :mod:`compare_identity`; those of one identity are one job.
         known (dict): What a log has of trainings.
     """
     trainings: Jobs
@@ -44,12 +44,12 @@ class Plan(NamedTuple):
         trained = [job for key, job in self.trainings.items() if key not in self.known]
         there = {*trained, *(teacher for job in trained for teacher in job.needs),
                  *(job for job in self.trainings.values() if job.is_done())}
-        return [job for jobs in self[:3] for job in jobs.values()
-                if job in there or job.needs and there.issuperset(job.needs) and jobs is not self.trainings]
+        measuring = [job for jobs in (self.terms, self.tests) for job in jobs.values() if there.issuperset(job.needs)]
+        return list(dict.fromkeys([job for job in self.trainings.values() if job in there] + measuring))
 
 
 def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path, epochs: int | None = None,
-         log: Mapping[str, dict] | None = None) -> Plan:
+         log: Sequence[dict] = ()) -> Plan:
     """Every job of a comparison; its trainings and tests keep their results below ``folder``.
 
     Args:
@@ -58,7 +58,7 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
         seeds (Sequence[int]): Of each training.
         folder (Path): Of the comparison.
         epochs (int, optional): Of the students, instead of the config's.
-        log (Mapping[str, dict], optional): Entries by identity, see :mod:`compare_log`.
+        log (Sequence[dict]): Entries of :mod:`compare_log`: what it has is not trained again.
 
     Raises:
         SystemExit: Something is not there or does not fit; the text says what.
@@ -70,17 +70,26 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
     for name, cfg in (teachers | configs).items():
         check(name, cfg, teacher_comes=name in whose)
     trainings: Jobs = {}
-    identities = {}
+    identities, jobs = {}, {}
     for some in (teachers, configs):
         for seed in seeds:
             for name, cfg in some.items():
                 cfg = seeded(cfg, seed)
                 teacher = whose.get(name) if some is configs else None, seed
                 key = identities[name, seed] = identity(cfg, identities.get(teacher, ''))
-                trainings[name, seed] = training(name, cfg, seed, folder, key, trainings.get(teacher))
-    known = {key: (log or {})[found] | dict(name=key[0], seed=key[1])
-             for key, found in identities.items() if found in (log or {})}
+                if key not in jobs:
+                    jobs[key] = training(name, cfg, seed, folder, key, trainings.get(teacher))
+                trainings[name, seed] = jobs[key]
+    check_names(log, identities)
+    logged = {entry['identity']: entry for entry in log}
+    known = {key: logged[found] | dict(name=key[0], seed=key[1], teacher=teacher_of(trainings[key]))
+             for key, found in identities.items() if found in logged}
     return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]), identities, known)
+
+
+def teacher_of(job: Job) -> str:
+    """The row of a training's teacher, that of the pair for what has none."""
+    return job.needs[0].kind if job.needs else TEACHER
 
 
 def seeded(cfg: Config, seed: int) -> Config:
@@ -137,12 +146,10 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
     folder = folder / f'seed{seed}' / f'{re.sub("[^0-9A-Za-z]", "-", name)[:40]}-{key[:8]}'
     folder.mkdir(parents=True, exist_ok=True)
     cfg.work_dir = str(folder)
-    if not (folder / 'config.py').exists():  # the folder is named after what it says
-        cfg.dump(str(folder / 'draft.py'))
-        (folder / 'draft.py').replace(folder / 'config.py')
+    cfg.dump(str(folder / 'config.py'))  # anew, for a folder that was moved
     epochs = cfg.train_cfg.max_epochs
     loader = cfg.train_dataloader
-    images = images_in(as_text(loader.dataset.to_dict()), cfg.get('default_scope', 'mmdet'))
+    images = images_in(loader.dataset, cfg.get('default_scope', 'mmdet'))
     steps = epochs * -(-images // loader.batch_size)
     command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
@@ -162,7 +169,7 @@ def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
                    '--work-dir', str(folder), '--out', str(folder / 'predictions.pkl')]
         found[name, seed] = Job(f'{job.name}, test', 'test', folder, command, folder / 'predictions.pkl',
                                 digest(job.digest, 'test'), needs=[job], guess=15.)
-    return found
+    return one_each(found)
 
 
 def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
@@ -171,6 +178,8 @@ def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
     for (name, seed), job in trainings.items():
         cfg = configs.get(name)
         if not cfg or not is_distiller(cfg) or name.partition(':')[0] == INHERIT:
+            continue
+        if cfg.model.teacher.get('checkpoint') is None:  # a random teacher is gone with its training
             continue
         if not same(alone(cfg), configs[ALONE], 'model'):
             continue
@@ -181,18 +190,26 @@ def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
                    '--without', str(without.product), '--out', str(folder / 'terms.json')]
         found[name, seed] = Job(f'seed {seed} {name}, terms', 'terms', folder, command, folder / 'terms.json',
                                 digest(job.digest, without.digest), needs=[job, without], guess=15.)
-    return found
+    return one_each(found)
+
+
+def one_each(jobs: Jobs) -> Jobs:
+    """With one job for those that would do the same in the same place."""
+    first: dict[Path, Job] = {}
+    return {key: first.setdefault(job.folder, job) for key, job in jobs.items()}
 
 
 def same(one: Config, other: Config, part: str) -> bool:
     return as_text(one.to_dict().get(part)) == as_text(other.to_dict().get(part))
 
 
-@functools.lru_cache(None)
-def images_in(dataset: str, scope: str) -> int:
-    """How many images a data set has, given as the text of its config: the trainings mostly share one."""
+def images_in(dataset: dict, scope: str, counted: dict[str, int] = {}) -> int:  # noqa: B006
+    """How many images a data set has; trainings mostly share one, which is built once."""
     from mmdet.registry import DATASETS
     from mmengine.registry import init_default_scope
-    init_default_scope(scope)
-    with contextlib.redirect_stdout(io.StringIO()):
-        return len(DATASETS.build(json.loads(dataset)))
+    key = as_text([dataset, scope, os.getcwd()])
+    if key not in counted:
+        init_default_scope(scope)
+        with contextlib.redirect_stdout(io.StringIO()):
+            counted[key] = len(DATASETS.build(dataset))
+    return counted[key]

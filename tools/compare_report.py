@@ -5,12 +5,12 @@ import csv
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from compare_figure import draw
 from compare_log import finite_only, thin
-from compare_plan import Plan
+from compare_plan import Plan, teacher_of
 from compare_variants import ALONE, TEACHER
 from demo_jobs import Job, show
 from demo_report import mean_and_spread
@@ -27,7 +27,7 @@ NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {
        'paired difference to the student alone, with a 95 % confidence interval (Student\'s t) where there are ' \
        'several seeds; "of the gap": that, divided by what its teacher is ahead. Own terms: raw values on the same ' \
        'batches, for the student trained without the method and for the one trained with it. Time of an iteration ' \
-       'relative to the student alone, median, with other trainings beside it.'
+       'relative to the student alone, median, with other trainings beside it, and maybe of another machine in a log.'
 FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
 
@@ -36,24 +36,28 @@ def collect(plan: Plan) -> list[dict]:
     results = []
     for key, job in plan.trainings.items():
         known = plan.known.get(key)
-        if job.is_done():
-            found = measure(*key, job, plan.terms.get(key)) | dict(identity=plan.identities[key])
-            results.append(known | dict(terms=found['terms'] or known['terms']) if known else found)
-        elif known:
-            results.append(known)
+        found = measure(*key, job, plan.terms.get(key)) | dict(identity=plan.identities[key]) if job.is_done() else None
+        if known and found and known['digest'] == job.digest:
+            found = known | dict(terms=found['terms'] or known['terms'])
+        if found or known:
+            results.append(found or known)
     return results
 
 
-def contradictions(plan: Plan) -> list[str]:
-    """What was trained again, because its checkpoint was needed, and did not come out as the log has it."""
-    found = []
+def doubts(plan: Plan) -> list[str]:
+    """What a reader of a table with entries of a log has to know."""
+    said = []
+    other = [key for key, known in plan.known.items() if known['digest'] != plan.trainings[key].digest]
+    if other:
+        commits = sorted({plan.known[key]['commit'] or 'unknown' for key in other})
+        said.append(f'{len(other)} of {len(plan.known)} trainings of the log ran with other code of mmgkd than this, '
+                    f'of commit {", ".join(commits)}; to train them again, give another --log.')
     for (name, seed), known in plan.known.items():
         job = plan.trainings[name, seed]
         if job.is_done() and (score := measure(name, seed, job)['score']) != known['score']:
-            found.append(
-                f'Trained again, {name} of seed {seed} scores {score:.1f}, and {known["score"]:.1f} in the log: '
-                'another machine, other versions or other code. Its students in the log had another teacher.')
-    return found
+            said.append(f'Trained again, {name} of seed {seed} scores {score:.1f}, and {known["score"]:.1f} in the '
+                        'log: another machine, other versions or other code.')
+    return said
 
 
 def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
@@ -64,11 +68,15 @@ def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
     curve = {step: max(0., value) * METRICS[key][1] for step, (_, value) in found.items()}
     last = int(job.product.stem.rpartition('_')[2])
     return dict(name=name, seed=seed, metric=METRICS[key][0], score=curve.get(last, 0.), curve=curve,
-                teacher=job.needs[0].kind if job.needs else TEACHER,
+                teacher=teacher_of(job), taught_by=score_of(job.needs[0]) if job.needs else None, digest=job.digest,
                 terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
                 seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
                 finite=all(math.isfinite(line['loss']) for line in trained), scalars=thin(lines),
                 peak=job.record().get('peak', 0.), commit=job.record().get('commit', ''), folder=str(job.folder))
+
+
+def score_of(teacher: Job) -> float | None:
+    return measure('', 0, teacher)['score'] if teacher.is_done() else None
 
 
 def summary(results: Sequence[dict]) -> list[dict]:
@@ -89,9 +97,16 @@ def summary(results: Sequence[dict]) -> list[dict]:
             time=statistics.median(row['seconds'] / base['seconds'] for row, base in pairs) if pairs else None,
             peak=max(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
             missing=len({row['seed'] for row in results} - {row['seed'] for row in runs}),
+            strange=sum(is_strange(row, teachers) for row in runs),
             terms={term: tuple(statistics.fmean(row['terms'][term][i] for row in runs) for i in (0, 1))
                    for term in runs[0]['terms'] if all(term in row['terms'] for row in runs)}))
     return rows
+
+
+def is_strange(row: dict, teachers: Mapping[tuple[str, int], dict]) -> bool:
+    """Whether a student's teacher is not the one in the table: trained elsewhere, it came out otherwise."""
+    teacher = teachers.get((row['teacher'], row['seed']))
+    return teacher is not None and row['taught_by'] not in (None, teacher['score'])
 
 
 def is_reference(name: str) -> bool:
@@ -128,8 +143,8 @@ def cells(row: dict) -> tuple[str, ...]:
                     for term, (without, having) in row['terms'].items())
     idle = row['terms'] and all(having >= without for without, having in row['terms'].values())
     flags = ''.join(f' ({flag})' for flag, holds in (
-        (f'{row["missing"]} seed(s) missing', row['missing']), ('diverged', not row['finite']),
-        ('no term of its own fell', idle)) if holds)
+        (f'{row["missing"]} seed(s) missing', row['missing']), ('another teacher', row['strange']),
+        ('diverged', not row['finite']), ('no term of its own fell', idle)) if holds)
     return (row['name'] + flags, mean_and_spread(row['scores']), gain(row['gains']),
             '' if row['share'] is None else f'{100 * row["share"]:.0f} %', own,
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')

@@ -107,7 +107,7 @@ def scale_weights(cfg: Config, text: str) -> None:
     if key != 'weights' or not 0 < factor < math.inf:
         raise SystemExit(f'tools/compare.py: {text}: expected weights*= and a factor above 0, such as weights*=4')
     given = [(loss, name) for loss in cfg.model.get('distill_losses', {}).values() for name in loss
-             if name.endswith('_weight')]
+             if name.endswith('_weight') and loss[name] is not None]
     if not given:
         raise SystemExit(f'tools/compare.py: {text}: there is no distillation loss whose config gives a weight')
     for loss, name in given:

@@ -1,7 +1,8 @@
 """Controls of a study: distillation from a teacher whose maps say something else, or nothing.
 
 A method that gains as much from these as from the teacher itself is a regulariser. A config names this file in
-``custom_imports`` (``controls``, which is found where a script of this folder runs).
+``custom_imports`` (``controls``, which is found where a script of this folder runs). Methods of maps alone are meant:
+what a teacher's head predicts, and what is trained on the teacher beforehand, is not shuffled.
 """
 from __future__ import annotations
 

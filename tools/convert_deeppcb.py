@@ -66,7 +66,10 @@ def describe(pairs: Sequence[tuple[Path, Path]]) -> dict:
     """The COCO description: bbox xywh in pixels, of corners x1 y1 x2 y2 and a class in each line of a text file."""
     images, annotations = [], []
     for number, (image, boxes) in enumerate(pairs, 1):
-        height, width = cv2.imread(str(image)).shape[:2]
+        pixels = cv2.imread(str(image))
+        if pixels is None:
+            raise ValueError(f'source: {image} is no whole image: clone the repository again')
+        height, width = pixels.shape[:2]
         images.append(dict(id=number, file_name=name_of(image), width=width, height=height))
         for line in boxes.read_text().splitlines():
             left, top, right, bottom, label = map(int, line.split())

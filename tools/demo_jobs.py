@@ -136,7 +136,7 @@ def commit() -> str:
     def git(*args: str) -> str:
         return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=True).stdout
     try:
-        changed = git('status', '--porcelain', '--untracked-files=no', '--', 'mmgkd', 'configs', 'tools').strip()
+        changed = git('status', '--porcelain', '--', 'mmgkd', 'configs', 'tools').strip()
         return git('rev-parse', 'HEAD').strip() + ' with changes' * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return 'not a git repository'
