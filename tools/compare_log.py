@@ -52,7 +52,7 @@ def write_log(path: Path, results: Iterable[dict]) -> None:
     entries = {_key(entry): entry for entry in [*read_log(path), *results]}
     kept = [{key: value for key, value in entry.items() if key not in OF_A_MACHINE} for entry in entries.values()]
     draft = path.with_name(path.name + '.new')
-    text = '[\n' + ',\n'.join(json.dumps(finite_only(entry), sort_keys=True) for entry in kept) + '\n]\n'
+    text = '[\n' + ',\n'.join(json.dumps(finite_only(entry)) for entry in kept) + '\n]\n'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(gzip.compress(text.encode(), mtime=0))  # equal logs are equal files

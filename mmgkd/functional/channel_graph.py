@@ -104,8 +104,8 @@ def channel_graph_levels(
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
-        max_cells (int, optional): Edges and spectrum of a map of more cells are those of its means over squares of
-            cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
+        max_cells (int, optional): Edges and spectrum of a map of more cells are estimated from its means over squares
+            of cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
             them is that to the means; attention to channels is that to the map.
 
     Returns:

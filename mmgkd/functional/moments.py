@@ -12,6 +12,9 @@ from .precision import float32_island
 
 __all__ = ['Moments', 'moments']
 
+BLOCK = 64
+"""Channels of a block on a CPU: of a Gram matrix, which is symmetric, no block above the diagonal is computed."""
+
 
 class Moments(NamedTuple):
     """Second moments of the channels of two maps; gradients flow to the student only.
@@ -70,8 +73,10 @@ class _Moments(torch.autograd.Function):
         for _, (s, t), root in runs(student, teacher, weight=weight.sqrt()):
             s, t = (s - mean_s).mul_(root), (t - mean_t).mul_(root)  # (N, C, P)
             cross += (s * t).sum(-1)
-            s2 += s @ s.mT if gram else s.square().sum(-1)
-            t2 += t @ t.mT if gram else t.square().sum(-1)
+            for total, x in ((s2, s), (t2, t)):
+                _add_products(total, x) if gram else total.add_(x.square().sum(-1))
+        if gram:
+            s2, t2 = (x.tril() + x.tril(-1).mT for x in (s2, t2))
         if pooled:
             cross, s2, t2 = (x.sum(0, keepdim=True) for x in (cross, s2, t2))
         ctx.save_for_backward(student, teacher, weight, mean_s, mean_t)
@@ -93,6 +98,15 @@ class _Moments(torch.autograd.Function):
                 out = ds2 @ s if gram else ds2 * s
                 grad[..., part] = out.addcmul_(dcross, t).mul_(w)
         return grad.view(student.shape), None, None, None, None, None
+
+
+def _add_products(total, x):
+    """Add to (N, C, C) what of ``x @ x.mT`` is on the diagonal and below it; what is above it is left undefined."""
+    channels = x.shape[1]
+    block = BLOCK if x.device.type == 'cpu' else channels  # elsewhere few launches matter more
+    for start in range(0, channels, block):
+        of = slice(start, start + block)
+        total[:, start:, of] += x[:, start:] @ x[:, of].mT
 
 
 def _alive(second, mean):

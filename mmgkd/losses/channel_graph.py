@@ -35,10 +35,10 @@ class ChannelGraphLoss(DistillLoss):
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images of a batch instead of one per image.
-        max_cells (int, optional): Edges and spectrum of maps of more cells are those of their means over squares of
-            cells, of 2, 4, 8 ... a side, so many at most: a Gram matrix costs the same however large an image is. By
-            default strides 4, 8 and 16 of an image of 800 x 1333 pixels come onto the grid of stride 32. ``None`` takes
-            the maps as they are. Vertices are always compared cell by cell.
+        max_cells (int, optional): Edges and spectrum of maps of more cells are estimated from their means over squares
+            of cells, of 2, 4, 8 ... a side, so many at most: a Gram matrix then costs the same however large an image
+            is. With 2048, strides 4, 8 and 16 of an image of 800 x 1333 pixels come onto the grid of stride 32. By
+            default maps are taken as they are; vertices always are.
 
     Raises:
         ValueError: A weight is negative, or all are zero; an option is unknown.
@@ -48,7 +48,7 @@ class ChannelGraphLoss(DistillLoss):
                  level_weights: Sequence[float] | str | None = None,
                  attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
                  centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-                 num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = 2048) -> None:
+                 num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = None) -> None:
         super().__init__()
         self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
         check_weights(self)

@@ -108,7 +108,8 @@ def test_a_pooled_graph_of_no_image():
 
 
 @pytest.mark.parametrize('gram', [True, False])
-@pytest.mark.parametrize('shape', [(2, 3, 210, 220), (1, 2, 256, 512), (1, 2, 363, 363), (1, 70, 64, 64)])
+@pytest.mark.parametrize('shape', [
+    (2, 3, 210, 220), (1, 2, 256, 512), (1, 2, 363, 363), (1, 70, 64, 64), (2, 150, 32, 32)])
 def test_a_map_larger_than_a_run_with_the_real_run(shape, gram):
     student, teacher = oracle.example(shape)
     assert shape[2] * shape[3] >= cells.run_length(torch.tensor(student))

@@ -1,5 +1,7 @@
 """The channel graph over levels: how they are weighed, and edges of maps that are made coarser."""
+import numpy as np
 import pytest
+import scipy
 import torch
 
 from mmgkd import ChannelGraphLoss
@@ -122,13 +124,44 @@ def test_a_limit_of_no_cells(cells):
         ChannelGraphLoss(max_cells=cells, **OPTIONS)
 
 
-def test_the_limit_by_default():
-    """Maps of 2048 cells are the last that are taken as they are."""
-    for shape, alike in (((32, 64), True), ((32, 65), False)):
-        student, teacher = torch.randn(1, 6, *shape), torch.randn(1, 6, *shape)
-        found, exact = (values(ChannelGraphLoss(**options, **OPTIONS), [student], [teacher])['edge']
-                        for options in ({}, dict(max_cells=None)))
-        assert (found == exact) == alike
+def plainly(student, teacher, r=16):
+    """The default's terms at one level (C, H, W), in float64 and straight from the equations."""
+    channels = len(student)
+    student, teacher = (x.double().numpy().reshape(channels, -1) for x in (student, teacher))
+    at_cells, of_channels = np.abs(teacher).sum(0), np.abs(teacher).sum(1)
+    cells = .5 / student.shape[1] + .5 * scipy.special.softmax(at_cells / at_cells.mean() / .5)
+    focus = channels * scipy.special.softmax(of_channels / of_channels.mean() / .5)
+    covariance = np.cov(student, teacher, aweights=cells, ddof=0)
+    deviation = np.sqrt(np.diagonal(covariance))
+    both = covariance / np.outer(deviation, deviation)
+    graph_s, graph_t = both[:channels, :channels], both[channels:, channels:]
+    pair = np.outer(focus, focus) * (1 - np.eye(channels))
+    laplacian_s, laplacian_t = (
+        scipy.sparse.csgraph.laplacian(np.maximum(graph, 0) * (1 - np.eye(channels)), normed=True)
+        for graph in (graph_s, graph_t))
+    values, vectors = scipy.linalg.eigh(laplacian_t, subset_by_index=(1, r))  # 0 is the trivial one
+    return dict(
+        vertex=(focus * (1 - np.diagonal(both[:channels, channels:]))).mean(),
+        edge=(pair * (graph_s - graph_t) ** 2).sum() / pair.sum(),
+        spectral=((vectors.T @ laplacian_s @ vectors - np.diag(values)) ** 2).sum() / r)
+
+
+def test_what_makes_it_fast_changes_no_term():
+    """By default, with an FPN's channels and the maps of an image of 512 x 512, in float32."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(256, 40, generator=generator)
+    students, teachers = [], []
+    for size in (128, 64, 32, 16, 8):
+        base, noise = (torch.randn(k, size * size, generator=generator) for k in (40, 512))
+        teacher = (mix @ base + 2 * noise[:256]).relu()  # as the channels of a network are: related, and off centre
+        students.append((teacher + 2 * noise[256:]).view(1, 256, size, size))
+        teachers.append(teacher.view(1, 256, size, size))
+    found = values(ChannelGraphLoss(level_weights='cells'), students, teachers)
+    sizes = [x[0, 0].numel() for x in teachers]
+    plain = [plainly(x[0], y[0]) for x, y in zip(students, teachers, strict=True)]
+    for term, value in found.items():
+        expected = sum(n / sum(sizes) * level[term] for n, level in zip(sizes, plain, strict=True))
+        assert value == pytest.approx(expected, rel=1e-4), term
 
 
 @pytest.mark.parametrize('pooled', [False, True])
