@@ -74,7 +74,10 @@ class _Moments(torch.autograd.Function):
             s, t = (s - mean_s).mul_(root), (t - mean_t).mul_(root)  # (N, C, P)
             cross += (s * t).sum(-1)
             for total, x in ((s2, s), (t2, t)):
-                _add_products(total, x) if gram else total.add_(x.square().sum(-1))
+                if gram:
+                    _add_products(total, x)
+                else:
+                    total += x.square().sum(-1)
         if gram:
             s2, t2 = (x.tril() + x.tril(-1).mT for x in (s2, t2))
         if pooled:
