@@ -88,7 +88,7 @@ def test_no_two_configs_share_a_work_folder_and_each_pair_finds_its_teacher():
         folder = Config.fromfile(ROOT / path).get('work_dir') or f'work_dirs/{Path(path).stem}'
         assert folders.setdefault(folder, path) == path
     pairs = [path for path in DETECTORS if path.split('/')[1] in ('bccd', 'deeppcb', 'digits') and 'gkd' in path]
-    assert len(pairs) == 11
+    assert len(pairs) == 12
     for path in pairs:
         teacher = Config.fromfile(ROOT / path).model.teacher
         trained = Config.fromfile(teacher.config)
