@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -325,9 +326,12 @@ def test_own_terms_differ_by_the_student_alone(tmp_path):
 def test_a_failure_spares_what_does_not_need_it(tmp_path):
     bad = job(tmp_path, 'bad', 'raise SystemExit(3)')
     jobs = [bad, job(tmp_path, 'after', needs=[bad]), job(tmp_path, 'good')]
-    failures = run_jobs(jobs, 1, 1, lambda jobs: None, pause=.02, go_on=True)
+    seen = []
+    failures = run_jobs(jobs, 1, 1, lambda jobs: None, pause=.02, go_on=True,
+                        after=lambda: seen.append([job.name for job in jobs if job.is_done()]))
     assert len(failures) == 1 and 'bad failed with exit code 3' in failures[0]
     assert order(tmp_path) == ['good']
+    assert seen == [['good']]  # what has been done can be kept before the rest has
     with pytest.raises(JobFailed, match='bad failed'):
         run_jobs(jobs, 1, 1, lambda jobs: None, pause=.02)
 
@@ -459,6 +463,16 @@ def test_a_log_is_added_to_and_never_lost(tmp_path):
         assert path.read_bytes() == wrong
     with pytest.raises(SystemExit, match='cannot be written'):
         compare_log.write_log(Path('/proc/x.json.gz'), [])
+
+
+def test_comparisons_that_write_one_log_lose_nothing(tmp_path):
+    path, lines = tmp_path / 'x.json.gz', ['from compare_log import write_log', 'from pathlib import Path']
+    lines += [f'entry = {run_of("NAME", 0, 1.)!r}', 'import sys', 'for seed in range(20):',
+              '    write_log(Path(sys.argv[1]), [entry | dict(name=sys.argv[2], seed=seed)])']
+    writers = [subprocess.Popen([sys.executable, '-c', '\n'.join(lines), str(path), name], cwd=ROOT / 'tools')
+               for name in 'abcd']
+    assert [writer.wait() for writer in writers] == [0] * 4
+    assert len(compare_log.read_log(path)) == 80 and [x.name for x in tmp_path.iterdir()] == ['x.json.gz']
 
 
 def test_a_name_means_one_training_in_a_log(made):

@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from compare_html import write_html  # noqa: E402
 from compare_log import read_log, write_log  # noqa: E402
-from compare_plan import plan  # noqa: E402
+from compare_plan import Plan, plan  # noqa: E402
 from compare_report import collect, doubts, write  # noqa: E402
 from demo_jobs import lock, run_jobs, show  # noqa: E402
 from demo_progress import Watch  # noqa: E402
@@ -56,6 +56,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def record(jobs: Plan, log: Path | None) -> list[dict]:
+    """What is measured by now, which is added to the log."""
+    results = collect(jobs)
+    if log:
+        write_log(log, results)
+    return results
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     args, console = parse_args(argv), Console()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -75,11 +83,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                           f'once, kept in {show(args.work_dir)}', highlight=False)
             try:
                 with Watch(console, args.jobs) as watch:
-                    failures = run_jobs(jobs.all(), args.jobs, 1, watch, inherited=[held.fileno()], go_on=True)
+                    failures = run_jobs(
+                        jobs.all(), args.jobs, 1, watch, inherited=[held.fileno()], go_on=True,
+                        after=lambda: record(jobs, args.log))
             finally:
-                results = collect(jobs)
-                if args.log:
-                    write_log(args.log, results)
+                results = record(jobs, args.log)
             for said in [*failures, *doubts(jobs)]:
                 console.print(said, markup=False, highlight=False, soft_wrap=True)
             write(results, args.work_dir, console)

@@ -1,11 +1,13 @@
 """A comparison's log: what its trainings measured, in one small file that can be kept and shared."""
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import math
+import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 LINES = 30  # of a training's losses: enough for a curve
@@ -43,22 +45,36 @@ def _number(value: float | None) -> float:
 
 
 def write_log(path: Path, results: Iterable[dict]) -> None:
-    """Add to a log, whole or not at all; what it has of other trainings stays.
+    """Add to a log, whole or not at all; what it has of other trainings stays, also of comparisons beside this one.
 
     Raises:
         SystemExit: It is no such log, or cannot be written.
     """
     path = path.resolve()  # what a link points to is written, not the link
-    entries = {_key(entry): entry for entry in [*read_log(path), *results]}
-    kept = [{key: value for key, value in entry.items() if key not in OF_A_MACHINE} for entry in entries.values()]
     draft = path.with_name(path.name + '.new')
-    text = '[\n' + ',\n'.join(json.dumps(finite_only(entry)) for entry in kept) + '\n]\n'
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(gzip.compress(text.encode(), mtime=0))  # equal logs are equal files
-        draft.replace(path)
+        with _alone_in(path.parent):
+            entries = {_key(entry): entry for entry in [*read_log(path), *results]}
+            kept = [{key: value for key, value in entry.items() if key not in OF_A_MACHINE}
+                    for entry in entries.values()]
+            text = '[\n' + ',\n'.join(json.dumps(finite_only(entry)) for entry in kept) + '\n]\n'
+            draft.write_bytes(gzip.compress(text.encode(), mtime=0))  # equal logs are equal files
+            draft.replace(path)
     except OSError as error:
         raise SystemExit(f'--log {path} cannot be written: {error}') from None
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other process is here with the folder; nothing is left in it."""
+    import fcntl
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
 
 
 def check_names(log: Sequence[dict], identities: Mapping[tuple[str, int], str]) -> None:

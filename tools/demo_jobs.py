@@ -154,7 +154,8 @@ def show(path: Path) -> str:
 
 
 def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Sequence[Job]], None],
-             pause: float = .5, inherited: Sequence[int] = (), go_on: bool = False) -> list[str]:
+             pause: float = .5, inherited: Sequence[int] = (), go_on: bool = False,
+             after: Callable[[], None] = lambda: None) -> list[str]:
     """Run what is not done yet; of the jobs that are ready, the first ones first.
 
     Args:
@@ -165,6 +166,7 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
         pause (float): Seconds between two looks.
         inherited (Sequence[int]): File descriptors that the processes keep open.
         go_on (bool): After a failure, run what does not need the failed job.
+        after (Callable): Called whenever a job has been done.
 
     Returns:
         list[str]: What failed, and how.
@@ -186,6 +188,7 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
                     jobs = without(jobs, job)
                     continue
                 done.add(job)
+                after()
             running = [job for job in jobs if job.process]
             for job in list(ready(jobs, done))[:slots - len(running)]:
                 job.start(threads, inherited)
