@@ -235,6 +235,15 @@ def test_gains_are_paired_over_seeds():
     assert rows[2]['gains'] == [1.] and cells(rows[1])[1:3] == ('17.0 ± 5.7', '+2.0 [-10.7, +14.7]')
 
 
+def test_a_column_of_nothing_is_left_out():
+    runs = [run_of('alone', 0, 10.), run_of('x', 0, 13., 2.)]
+    table = compare_report.grid(runs, summary(runs))
+    assert table[0] == ('', 'mAP', 'to alone', 'time', 'peak MB')  # no teacher, and no terms of its own
+    assert table[2] == ('x', '13.0', '+3.0', '2.00', '100')
+    runs[1]['terms'] = dict(x_a=(2., 1.))
+    assert compare_report.grid(runs, summary(runs))[0][3] == 'own terms: without → with it'
+
+
 def test_the_interval_is_that_of_scipy():
     values = [1., 2.5, 3., 7.]
     expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(.95)

@@ -13,7 +13,7 @@ from pathlib import Path
 from compare_examples import legend, panels
 from compare_figure import with_curves
 from compare_plan import Plan
-from compare_report import FILES, cells, columns, note, summary
+from compare_report import FILES, grid, note, summary
 from demo_jobs import ROOT, commit, show
 from demo_report import device
 from mmengine.config import Config
@@ -39,9 +39,10 @@ def write_html(results: Sequence[dict], plan: Plan, folder: Path, console: Conso
     if not results:
         return
     rows = summary(results)
+    lines = grid(results, rows)
     picture = base64.b64encode((folder / FILES[-1]).read_bytes()).decode()
     parts = [
-        f'<h1>{escape(title(plan))}</h1>', '<h2>Results</h2>', table(columns(results), map(cells, rows)),
+        f'<h1>{escape(title(plan))}</h1>', '<h2>Results</h2>', table(lines[0], lines[1:]),
         f'<p class="note">{escape(note(results))}</p>',
         f'<img alt="learning curves and results" src="data:image/png;base64,{picture}">',
         *detections(plan, [row['name'] for row in with_curves(rows)]),

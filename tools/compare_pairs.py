@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from compare_figure import INK, colours, plt  # noqa: E402
 from compare_log import read_log  # noqa: E402
-from compare_report import cells, columns, is_reference, note, summary  # noqa: E402
+from compare_report import grid, is_reference, markdown, note, summary  # noqa: E402
 
 FILES = ('pairs.md', 'pairs.png')
 
@@ -68,7 +68,7 @@ def across(summaries: Mapping[str, Sequence[dict]]) -> list[list[str]]:
     fewer = {(row['name'], pair): f' ({len(row["seeds"])} seed(s))'
              for pair, rows in summaries.items() for row in rows if row['missing']}
     order = sorted(found, key=lambda name: (-len(found[name]), -statistics.fmean(found[name].values())))
-    table = [['', *pairs, 'mean', 'least gain'], ['---'] * (len(pairs) + 3)]
+    table = [['', *pairs, 'mean', 'least gain']]
     for name in order:
         worst = min((gain, pair) for (of, pair), gain in gains.items() if of == name)
         shown = [f'{100 * found[name][pair]:.0f} %{fewer.get((name, pair), "")}' if pair in found[name] else ''
@@ -77,10 +77,6 @@ def across(summaries: Mapping[str, Sequence[dict]]) -> list[list[str]]:
         mean += f' of {len(found[name])}' if len(found[name]) < len(pairs) else ''
         table.append([name, *shown, mean, f'{worst[0]:+.1f} ({worst[1]})'])
     return table
-
-
-def markdown(table: Sequence[Sequence[str]]) -> str:
-    return '\n'.join(f'| {" | ".join(row)} |' for row in table)
 
 
 def draw(summaries: Mapping[str, Sequence[dict]], path: Path) -> None:
@@ -116,8 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summaries = {pair: summary(rows) for pair, rows in entries.items()}
     parts = []
     for pair, rows in summaries.items():
-        header = columns(entries[pair])
-        parts += [f'## {pair}', markdown([header, ['---'] * len(header), *map(cells, rows)]), note(entries[pair])]
+        parts += [f'## {pair}', markdown(grid(entries[pair], rows)), note(entries[pair])]
     if len(summaries) > 1:
         parts += ['## all pairs: part of the gap', markdown(across(summaries))]
     text = '\n\n'.join(parts) + '\n'

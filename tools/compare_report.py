@@ -138,7 +138,7 @@ def gain(values: Sequence[float]) -> str:
 
 
 def cells(row: dict) -> tuple[str, ...]:
-    """A row in the order of ``COLUMNS``."""
+    """A row in the order of ``COLUMNS``, empty where there is nothing to say."""
     own = ', '.join(f'{term.partition("_")[2]} {without:.3g} → {having:.3g}'
                     for term, (without, having) in row['terms'].items())
     idle = row['terms'] and all(having >= without for without, having in row['terms'].values())
@@ -150,8 +150,16 @@ def cells(row: dict) -> tuple[str, ...]:
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
 
 
-def columns(results: Sequence[dict]) -> list[str]:
-    return [column.format(metric=results[0]['metric']) for column in COLUMNS]
+def grid(results: Sequence[dict], rows: Sequence[dict]) -> list[tuple[str, ...]]:
+    """The table, header first, without columns of which no row has anything."""
+    header = [column.format(metric=results[0]['metric']) for column in COLUMNS]
+    columns = zip(header, *map(cells, rows), strict=True)
+    return list(zip(*(column for column in columns if any(column[1:])), strict=True))
+
+
+def markdown(table: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its header."""
+    return '\n'.join(f'| {" | ".join(line)} |' for line in [table[0], ['---'] * len(table[0]), *table[1:]])
 
 
 def note(results: Sequence[dict]) -> str:
@@ -167,25 +175,24 @@ def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     """Print the table, and write it, the figure and the numbers into a folder."""
     if not results:
         return
-    rows, header = summary(results), columns(results)
+    rows = summary(results)
+    lines = grid(results, rows)
     table = Table(title='Comparison', title_justify='left')
-    narrow = [i for i, column in enumerate(COLUMNS) if not column.startswith('own terms')]  # for a terminal
+    narrow = [i for i, column in enumerate(lines[0]) if not column.startswith('own terms')]  # for a terminal
     for i in narrow:
-        table.add_column(header[i], justify='right' if i else 'left', no_wrap=bool(i), overflow='fold')
-    for row in rows:
-        table.add_row(*(escape(cells(row)[i]) for i in narrow))
+        table.add_column(lines[0][i], justify='right' if i else 'left', no_wrap=bool(i), overflow='fold')
+    for line in lines[1:]:
+        table.add_row(*(escape(line[i]) for i in narrow))
     console.print(table)
     console.print(note(results), style='dim', markup=False, highlight=False)
-    lines = [header, ['---'] * len(header), *map(cells, rows)]
-    text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
     paths = text_file, csv_file, json_file, picture = [folder / name for name in FILES]
-    text_file.write_text(f'{text}\n\n{note(results)}\n', encoding='utf-8')
+    text_file.write_text(f'{markdown(lines)}\n\n{note(results)}\n', encoding='utf-8')
     json_file.write_text(json.dumps(finite_only([without(row, 'scalars') for row in results]), indent=1))
     with csv_file.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
-        writer.writerow(['name', 'seed', header[1], 'seconds_per_iteration', 'peak_MB', 'commit', 'folder'])
+        writer.writerow(['name', 'seed', lines[0][1], 'seconds_per_iteration', 'peak_MB', 'commit', 'folder'])
         for row in results:
             writer.writerow([row[key] for key in ('name', 'seed', 'score', 'seconds', 'peak', 'commit')]
                             + [row.get('folder', '')])
-    draw(rows, header[1], picture)
+    draw(rows, lines[0][1], picture)
     console.print(', '.join(map(show, paths)), markup=False, highlight=False, soft_wrap=True)
