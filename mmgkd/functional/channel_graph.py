@@ -51,6 +51,9 @@ def vertex_loss(student: Tensor, teacher: Tensor, cross: Tensor, weight: Tensor)
 def edge_loss(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
     r""":math:`\sum_{i\ne j} m_{ij}(A^S_{ij} - A^T_{ij})^2 / \sum_{i\ne j} m_{ij}`.
 
+    Vertices bring edges along: :math:`|A^S_{ij} - A^T_{ij}| \le \sqrt{2 (1 - r_i)} + \sqrt{2 (1 - r_j)}`, and without
+    attention this term is at most eight times that of the vertices. It asks for more where these cannot agree.
+
     Args:
         student (Tensor): (N, V, V), edge weights.
         teacher (Tensor): (N, V, V).
@@ -78,7 +81,7 @@ def channel_graph_terms(student: Tensor, teacher: Tensor, valid: Tensor | None =
 
 def channel_graph_levels(
         students: Sequence[Tensor], teachers: Sequence[Tensor], valids: Sequence[Tensor | None], *,
-        terms: Sequence[str] = TERMS, attention: Sequence[str] | None = ('spatial', 'channel'),
+        terms: Sequence[str] = TERMS, attention: Sequence[str] | None = None,
         temperature: float = 0.5, centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
         num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = None) -> dict[str, Tensor]:
     """The terms of GKD at several levels, each a mean over images.

@@ -28,7 +28,8 @@ class ChannelGraphLoss(DistillLoss):
         spectral_weight (float): :math:`\gamma`.
         level_weights (Sequence[float] | str, optional): One per level, relative to each other; ``cells``, as many as a
             level has cells, so that each cell of the pyramid counts the same; or equal, by default.
-        attention (Sequence[str], optional): Any of ``spatial``, ``channel``, ``relational``, or ``None``.
+        attention (Sequence[str], optional): Any of ``spatial``, ``channel``, ``relational``, by which the teacher says
+            what counts more; all counts alike by default, which measured best.
         temperature (float): Of the attention.
         centered (bool): Correlations (True) or cosines (False).
         spectral (str): ``rayleigh`` or ``subspace``.
@@ -46,7 +47,7 @@ class ChannelGraphLoss(DistillLoss):
 
     def __init__(self, *, vertex_weight: float = 1., edge_weight: float = 1., spectral_weight: float = 1.,
                  level_weights: Sequence[float] | str | None = None,
-                 attention: Sequence[str] | None = ('spatial', 'channel'), temperature: float = 0.5,
+                 attention: Sequence[str] | None = None, temperature: float = 0.5,
                  centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
                  num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = None) -> None:
         super().__init__()

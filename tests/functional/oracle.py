@@ -141,7 +141,7 @@ def subspace(lap_s, lap_t, r):
     return 1 - sum(math.cos(a) ** 2 for a in angles) / r
 
 
-def terms(student, teacher, valid=None, *, attention=('spatial', 'channel'), centered=True,
+def terms(student, teacher, valid=None, *, attention=None, centered=True,
           spectral='rayleigh', affinity='relu', num_eigenvectors=2):
     """Term to value, each a mean over the images."""
     attention = attention or ()

@@ -140,11 +140,11 @@ def test_notices_channels_of_the_student_alone_permuted(mode):
 
 def test_notices_cells_of_the_student_alone_permuted():
     student, teacher = maps()
-    want, got = (terms(x, teacher, attention=None) for x in (student, student.flip(3)))
+    want, got = (terms(x, teacher) for x in (student, student.flip(3)))
     assert_differs(got, want, 'vertex')
     for term in ('edge', 'spectral'):  # relations of channels have no place, unless attention gives them one
         torch.testing.assert_close(got[term], want[term])
-    want, got = (terms(x, teacher) for x in (student, student.flip(3)))
+    want, got = (terms(x, teacher, attention=('spatial',)) for x in (student, student.flip(3)))
     assert_differs(got, want, 'vertex', 'edge')
 
 
@@ -180,3 +180,17 @@ def test_attention_follows_the_teacher():
     assert_differs(terms(student, teacher, attention=('spatial',)), plain, 'vertex', 'edge', 'spectral')
     assert_differs(terms(student, teacher, attention=('channel',)), plain, 'vertex', 'edge')
     assert_differs(terms(student, teacher, attention=('relational',)), plain, 'edge')
+
+
+@pytest.mark.parametrize('noise', [0., 1e-2, .3, 3.])
+def test_edges_differ_by_no_more_than_their_vertices(noise):
+    """An edge's difference is at most the sum over its two ends of the root of 2 (1 - r), by Cauchy and Schwarz."""
+    teacher = torch.randn(1, 8, 5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    student = teacher + noise * teacher.flip(2, 3)
+    flat_s, flat_t = student.flatten(2)[0], teacher.flatten(2)[0]
+    difference = (torch.corrcoef(flat_s) - torch.corrcoef(flat_t)).abs()
+    apart = (2 - 2 * torch.corrcoef(torch.cat([flat_s, flat_t]))[range(8), range(8, 16)]).clamp(min=0).sqrt()
+    assert (difference <= apart + apart.unsqueeze(1) + 1e-12).all()
+    losses = terms(student, teacher)
+    assert losses['edge'] <= 8 * losses['vertex'] + 1e-12  # and so of the means: (a + b)^2 <= 2 (a^2 + b^2)
+    torch.testing.assert_close(losses['vertex'], apart.square().mean() / 2)

@@ -124,13 +124,15 @@ def test_a_limit_of_no_cells(cells):
         ChannelGraphLoss(max_cells=cells, **OPTIONS)
 
 
-def plainly(student, teacher, r=16):
-    """The default's terms at one level (C, H, W), in float64 and straight from the equations."""
+def plainly(student, teacher, guided, r=16):
+    """The terms at one level (C, H, W), in float64 and straight from the equations."""
     channels = len(student)
     student, teacher = (x.double().numpy().reshape(channels, -1) for x in (student, teacher))
     at_cells, of_channels = np.abs(teacher).sum(0), np.abs(teacher).sum(1)
-    cells = .5 / student.shape[1] + .5 * scipy.special.softmax(at_cells / at_cells.mean() / .5)
-    focus = channels * scipy.special.softmax(of_channels / of_channels.mean() / .5)
+    cells, focus = np.ones(student.shape[1]), np.ones(channels)
+    if guided:
+        cells = .5 / student.shape[1] + .5 * scipy.special.softmax(at_cells / at_cells.mean() / .5)
+        focus = channels * scipy.special.softmax(of_channels / of_channels.mean() / .5)
     covariance = np.cov(student, teacher, aweights=cells, ddof=0)
     deviation = np.sqrt(np.diagonal(covariance))
     both = covariance / np.outer(deviation, deviation)
@@ -146,8 +148,9 @@ def plainly(student, teacher, r=16):
         spectral=((vectors.T @ laplacian_s @ vectors - np.diag(values)) ** 2).sum() / r)
 
 
-def test_what_makes_it_fast_changes_no_term():
-    """By default, with an FPN's channels and the maps of an image of 512 x 512, in float32."""
+@pytest.mark.parametrize('attention', [None, ('spatial', 'channel')])
+def test_what_makes_it_fast_changes_no_term(attention):
+    """By default and guided, with an FPN's channels and the maps of an image of 512 x 512, in float32."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(256, 40, generator=generator)
     students, teachers = [], []
@@ -156,9 +159,10 @@ def test_what_makes_it_fast_changes_no_term():
         teacher = (mix @ base + 2 * noise[:256]).relu()  # as the channels of a network are: related, and off centre
         students.append((teacher + 2 * noise[256:]).view(1, 256, size, size))
         teachers.append(teacher.view(1, 256, size, size))
-    found = values(ChannelGraphLoss(level_weights='cells'), students, teachers)
+    guide = {} if attention is None else dict(attention=attention)
+    found = values(ChannelGraphLoss(level_weights='cells', **guide), students, teachers)
     sizes = [x[0, 0].numel() for x in teachers]
-    plain = [plainly(x[0], y[0]) for x, y in zip(students, teachers, strict=True)]
+    plain = [plainly(x[0], y[0], bool(attention)) for x, y in zip(students, teachers, strict=True)]
     for term, value in found.items():
         expected = sum(n / sum(sizes) * level[term] for n, level in zip(sizes, plain, strict=True))
         assert value == pytest.approx(expected, rel=1e-4), term
