@@ -384,6 +384,21 @@ def test_of_many_rows_the_best_have_curves():
     assert names == ['teacher', 'alone', 'gkd', 'j', 'i', 'h', 'g', 'f']
 
 
+def test_long_names_are_broken_at_their_colons():
+    assert compare_figure.wrapped('gkd:attention=None') == 'gkd:attention=None'
+    long = 'gkd:edge_weight=0.:spectral_weight=0.:' + 'x' * 40
+    lines = compare_figure.wrapped(long).split('\n')
+    assert lines == ['gkd:edge_weight=0.:', 'spectral_weight=0.:', 'x' * 40] and ''.join(lines) == long
+
+
+def test_cost_counts_time_and_epochs(tmp_path):
+    rows = summary([run_of('alone', 0, 1.), run_of('twice', 0, 2., curve={2: 1., 4: 2.}), run_of('x', 0, 2., 1.5)])
+    alone, twice, x = rows
+    assert [compare_figure.cost(row, alone) for row in rows] == [1., 2., 1.5]
+    compare_figure.draw([alone, x | dict(curves=[{}])], 'mAP', tmp_path / 'x.png')  # of one there is no curve
+    assert (tmp_path / 'x.png').stat().st_size > 5000
+
+
 def test_detections_are_shown_side_by_side(digits, tmp_path):
     """Of a perfect detector every box is right, and one that finds nothing misses all."""
     cfg = run_config(digits, tmp_path, {})

@@ -1,4 +1,4 @@
-"""The comparison's figure: learning curves with their spread over seeds, and what each student gained."""
+"""The comparison's figure: learning curves with their spread over seeds, and what each student gained at what cost."""
 from __future__ import annotations
 
 import statistics
@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 FIXED = {'teacher': '#595959', 'alone': '#D55E00', 'inherit': '#CC79A7', 'gkd': '#0072B2'}
 OTHERS = ('#009E73', '#E69F00', '#56B4E9', '#882255', '#999933', '#44AA99', '#332288', '#AA4499', '#661100', '#117733')
 NAMED = 8  # curves that fit beside each other with their names
+WIDE = 30  # characters of a name on one line
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -57,11 +58,56 @@ def draw_curves(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str,
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.set_xlabel('epoch', color=INK)
     axes.set_title(f'{metric} on the validation images, %', loc='left', fontweight='bold', color=INK)
+    write_names(axes, ends, colour)
+
+
+def write_names(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[str, str],
+                leaders: bool = False) -> None:
+    """Names beside the axes, as near in height to their points as they fit, maybe with lines to them."""
     order = sorted(ends, key=lambda name: ends[name][1])
     low, high = axes.get_ylim()
-    for name, place in zip(order, apart([ends[name][1] for name in order], .045 * (high - low)), strict=True):
-        axes.annotate(name, ends[name], xytext=(1.02, place), textcoords=('axes fraction', 'data'), va='center',
-                      fontweight='bold', color=colour[name], annotation_clip=False)
+    line = dict(arrowstyle='-', linewidth=.6, shrinkA=0, shrinkB=3)
+    for name, place in zip(order, apart([ends[name][1] for name in order], .075 * (high - low)), strict=True):
+        axes.annotate(wrapped(name), ends[name], xytext=(1.02, place), textcoords=('axes fraction', 'data'),
+                      va='center', fontweight='bold', fontsize=size(name), color=colour[name], annotation_clip=False,
+                      arrowprops=line | dict(color=colour[name]) if leaders else None)
+
+
+def wrapped(name: str) -> str:
+    """A name on several lines if it is long, broken at its colons."""
+    lines = ['']
+    for part in name.replace(':', ':\n').split('\n'):
+        if lines[-1] and len(lines[-1] + part) > WIDE:
+            lines.append('')
+        lines[-1] += part
+    return '\n'.join(lines)
+
+
+def size(name: str) -> float:
+    """Of a name's font, in points."""
+    return 10. if '\n' not in wrapped(name) else 7.
+
+
+def cost(row: dict, alone: dict) -> float:
+    """How many times as long as the student alone a training takes."""
+    return row['time'] * max(row['curves'][0]) / max(alone['curves'][0])
+
+
+def draw_cost(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
+    """What each student reached against the time of its training; a dashed line where its teacher is."""
+    alone = next((row for row in rows if row['name'] == 'alone'), None)
+    students = [row for row in rows if alone and row['name'].partition(' ')[0] != 'teacher' and row['curves'][0]
+                and row['time'] and alone['curves'][0]]
+    points = {row['name']: (cost(row, alone), statistics.fmean(row['scores'])) for row in students}
+    for name, point in points.items():
+        axes.plot(*point, 'o', color=colour[name], markersize=8 if name in FIXED else 6)
+    for row in rows:
+        if row['name'] == 'teacher':
+            axes.axhline(statistics.fmean(row['scores']), color=colour['teacher'], linestyle='--', linewidth=1.4)
+    axes.set_xlabel('time of the training, of that of the student alone', color=INK)
+    axes.set_title(f'{metric} against cost, %', loc='left', fontweight='bold', color=INK)
+    named = [row['name'] for row in with_curves(rows)]
+    write_names(axes, {name: point for name, point in points.items() if name in named}, colour, leaders=True)
 
 
 def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
@@ -75,20 +121,24 @@ def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
             axes.errorbar(mean, i, xerr=width, color=INK, capsize=3, linewidth=1.2)
         axes.plot(scores, [i] * len(scores), '.', color='black', markersize=4)
         axes.text(0, i, f' {mean:.1f}', va='center', color='white', fontweight='bold')
-    axes.set(yticks=range(len(rows)), yticklabels=[row['name'] for row in rows])
+    axes.set(yticks=range(len(rows)), yticklabels=[wrapped(row['name']) for row in rows])
+    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
+        label.set_fontsize(size(row['name']))
     axes.set_title(f'{metric} at the last epoch, %', loc='left', fontweight='bold', color=INK)
 
 
 def draw(rows: Sequence[dict], metric: str, path: Path) -> None:
     """Write the figure as a PNG."""
     colour = colours([row['name'] for row in rows])
-    figure, (left, right) = plt.subplots(1, 2, figsize=(14, max(4.5, .32 * len(rows) + 1.5)), facecolor='white')
-    draw_curves(left, rows, metric, colour)
-    draw_bars(right, rows, metric, colour)
-    for axes in (left, right):
+    figure, places = plt.subplot_mosaic('cb;tb', figsize=(14, max(8., .32 * len(rows) + 1.5)), facecolor='white')
+    draw_curves(places['c'], rows, metric, colour)
+    draw_cost(places['t'], rows, metric, colour)
+    draw_bars(places['b'], rows, metric, colour)
+    for axes in places.values():
         axes.spines[['top', 'right']].set_visible(False)
         axes.tick_params(colors=INK)
-    left.grid(axis='y', color='#DDDDDD', linewidth=.8)
-    figure.tight_layout(w_pad=4)
+    for place in 'ct':
+        places[place].grid(axis='y', color='#DDDDDD', linewidth=.8)
+    figure.tight_layout(w_pad=4, h_pad=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)
