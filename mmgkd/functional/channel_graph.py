@@ -14,11 +14,11 @@ from torch import Tensor
 
 from .attention import channel_attention, spatial_attention, uniform_weight
 from .checks import check_maps, check_temperature
-from .coarsen import coarsen, coarsen_beside, square_side
+from .coarsen import coarsen, coarsen_beside, means_beside, square_side
 from .edges import match_edges
 from .graph import AFFINITIES, correlation, nontrivial_laplacian, normalized_laplacian
 from .graph import affinity as to_affinity
-from .moments import Moments, moments
+from .moments import Moments, moments, moments_within
 from .precision import float32_island
 from .spectral import rayleigh_loss, smallest_eigenpairs, subspace_loss
 
@@ -83,7 +83,8 @@ def channel_graph_levels(
         students: Sequence[Tensor], teachers: Sequence[Tensor], valids: Sequence[Tensor | None], *,
         terms: Sequence[str] = TERMS, attention: Sequence[str] | None = None,
         temperature: float = 0.5, centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-        num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = None) -> dict[str, Tensor]:
+        num_eigenvectors: int = 16, pooled: bool = False, window_size: int | None = None,
+        max_cells: int | None = None) -> dict[str, Tensor]:
     """The terms of GKD at several levels, each a mean over images.
 
     Each is zero when the maps are equal, does not change when the channels of both are permuted alike, and, if
@@ -107,6 +108,9 @@ def channel_graph_levels(
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
+        window_size (int, optional): Correlations are those within windows of so many by so many cells: each cell is
+            taken relative to the mean of its window, and what changes slowly over an image counts less. ``centered``
+            then makes no difference. By default they are those over the whole map, as they are of a map no larger.
         max_cells (int, optional): Edges and spectrum of a map of more cells are estimated from its means over squares
             of cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
             them is that to the means; attention to channels is that to the map.
@@ -117,13 +121,14 @@ def channel_graph_levels(
     Raises:
         ValueError: Shapes differ, or an option is unknown.
     """
-    _check_options(terms, attention, temperature, spectral, affinity)
+    _check_options(terms, attention, temperature, spectral, affinity, window_size)
     attention, alike = attention or (), defaultdict(list)
     for level, (student, teacher, valid) in enumerate(zip(students, teachers, valids, strict=True)):
         check_maps(student, teacher, valid)
         side = 1 if max_cells is None else square_side(*teacher.shape[2:], max_cells)
         with float32_island(student):
-            graphs = _graphs(student, teacher.detach(), valid, side, terms, attention, temperature, centered, pooled)
+            graphs = _graphs(student, teacher.detach(), valid, side, terms, attention, temperature, centered, pooled,
+                             window_size)
         alike[graphs.focus.shape, graphs.focus.dtype].append((level, graphs))
     losses = {term: [None] * len(students) for term in terms}
     for group in alike.values():
@@ -144,14 +149,22 @@ class _Graphs(NamedTuple):
     focus: Tensor
 
 
-def _graphs(student, teacher, valid, side, terms, attention, temperature, centered, pooled) -> _Graphs:
+def _graphs(student, teacher, valid, side, terms, attention, temperature, centered, pooled, window_size) -> _Graphs:
     images = max(len(student), 1)
 
     def compare(student, teacher, valid, gram):
-        weight = spatial_attention(teacher, valid, temperature=temperature) \
-            if 'spatial' in attention else uniform_weight(teacher, valid)  # (N, HW)
-        return moments(student, teacher, weight / images if pooled else weight,
-                       centered=centered, gram=gram, pooled=pooled)
+        alike = 'spatial' not in attention
+        weight = uniform_weight(teacher, valid) if alike else \
+            spatial_attention(teacher, valid, temperature=temperature)  # (N, HW)
+        options = dict(gram=gram, pooled=pooled)
+        if window_size is None or window_size >= max(teacher.shape[2:]):
+            return moments(student, teacher, weight / images if pooled else weight, centered=centered, **options)
+        given = None if alike and valid is None else weight
+        student, means_s, share = means_beside(student, given, side=window_size)
+        means_t = means_beside(teacher, given, side=window_size)[1]
+        share = share / share.sum(-1, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)  # (N, windows)
+        return moments_within(moments(student, teacher, weight / images if pooled else weight, **options),
+                              moments(means_s, means_t, share / images if pooled else share, **options))
 
     vertices = edges = None
     if set(terms) != {'vertex'}:
@@ -200,7 +213,7 @@ def _compare(graphs: _Graphs, terms, relational, spectral, affinity, num_eigenve
     return losses
 
 
-def _check_options(terms, attention, temperature, spectral, affinity) -> None:
+def _check_options(terms, attention, temperature, spectral, affinity, window_size) -> None:
     for name, given, known in (('terms', terms, TERMS), ('attention', attention or (), ATTENTIONS),
                                ('spectral', (spectral,), SPECTRAL_MODES), ('affinity', (affinity,), AFFINITIES)):
         if isinstance(given, str):
@@ -208,3 +221,5 @@ def _check_options(terms, attention, temperature, spectral, affinity) -> None:
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f'{name} must be of {tuple(known)}, got {unknown}')
     check_temperature(temperature)
+    if window_size is not None and not window_size >= 2:
+        raise ValueError(f'window_size must be at least 2 cells, or None, got {window_size}')

@@ -56,11 +56,27 @@ def coarsen_beside(feat: Tensor, valid: Tensor | None = None, *,
     """
     if side == 1:
         return feat, feat, valid
+    feat, means, count = means_beside(feat, kept_cells(feat, valid) if valid is not None else None, side=side)
+    return feat, means, count.view(-1, *means.shape[2:]) > 0 if valid is not None else None
+
+
+def means_beside(feat: Tensor, weight: Tensor | None, *, side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The map itself, as by :func:`coarsen_beside`, its weighted means over squares, and what the squares weigh.
+
+    Args:
+        feat (Tensor): (N, C, H, W) of any float type; receives a gradient.
+        weight (Tensor, optional): (N, H * W) of cells, non-negative; all count 1 by default.
+        side (int): Of a square, in cells.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: The map; (N, C, H', W'), zero where a square weighs nothing; and (N, H' * W').
+    """
     n, _, h, w = feat.shape
-    keep = kept_cells(feat[:, :1] if valid is not None else feat[:1, :1], valid).view(-1, 1, h, w)
-    count = _square_sums(keep, side, keep.dtype)  # (N or 1, 1, H', W')
-    feat, sums = _SquareSums.apply(feat, keep if valid is not None else None, side, keep.dtype)
-    return feat, sums / count.clamp(min=1), count.squeeze(1) > 0 if valid is not None else None
+    keep = kept_cells(feat[:, :1], None) if weight is None else weight
+    keep = keep.view(n, 1, h, w)
+    total = _square_sums(keep, side, keep.dtype)  # (N, 1, H', W')
+    feat, sums = _SquareSums.apply(feat, None if weight is None else keep, side, keep.dtype)
+    return feat, sums / torch.where(total > 0, total, 1), total.flatten(1)
 
 
 class _SquareSums(torch.autograd.Function):

@@ -10,10 +10,14 @@ from torch.autograd.function import once_differentiable
 from .cells import runs
 from .precision import float32_island
 
-__all__ = ['Moments', 'moments']
+__all__ = ['Moments', 'moments', 'moments_within']
 
 BLOCK = 64
 """Channels of a block on a CPU: of a Gram matrix, which is symmetric, no block above the diagonal is computed."""
+
+
+SMOOTH = 1e-4
+"""A channel of which no more than this share of its variance is within windows has none there but rounding."""
 
 
 class Moments(NamedTuple):
@@ -56,6 +60,23 @@ def moments(student: Tensor, teacher: Tensor, weight: Tensor, *, centered: bool 
     """
     with float32_island(student):
         return Moments(*_Moments.apply(student, teacher, weight, centered, gram, pooled))
+
+
+def moments_within(whole: Moments, between: Moments) -> Moments:
+    r"""Moments within groups of cells, of those of all cells and of those of the groups' means.
+
+    By the law of total covariance,
+    :math:`\sum_p \omega_p (x_p - \mu_{g(p)})(y_p - \nu_{g(p)}) = \mathrm{cov}(x, y) - \mathrm{cov}(\mu_g, \nu_g)`
+    with weighted means :math:`\mu_g, \nu_g`, so no map of differences is made.
+
+    Args:
+        whole (Moments): Of the maps, centred.
+        between (Moments): Of the means of groups, weighted by their cells' weights, centred.
+    """
+    found = [x - y for x, y in zip(whole[:3], between[:3], strict=True)]
+    alive = [of & (_variance(inner) > SMOOTH * _variance(outer))
+             for of, inner, outer in zip(whole[3:], found, whole, strict=False)]
+    return Moments(*found, *alive)
 
 
 class _Moments(torch.autograd.Function):
@@ -114,7 +135,7 @@ def _add_products(total, x):
 
 def _alive(second, mean):
     """(N, C) whether a channel varies by more than 1e-5 of its own mean and 1e-7 of what channels do on average."""
-    variance = second.diagonal(dim1=-2, dim2=-1) if second.dim() == 3 else second
+    variance = _variance(second)
     rounding = torch.maximum(1e-10 * mean.squeeze(-1).square(), 1e-14 * variance.mean(-1, keepdim=True))
     return variance > rounding.clamp(min=1e-30)
 
@@ -127,3 +148,8 @@ def _means(student, teacher, weight, centered, pooled):
             for mean, x in zip(means, pair, strict=True):
                 mean += x @ w.mT
     return means.sum(1, keepdim=True) if pooled else means
+
+
+def _variance(second):
+    """(N, C), of second moments (N, C, C) or (N, C)."""
+    return second.diagonal(dim1=-2, dim2=-1) if second.dim() == 3 else second

@@ -36,6 +36,8 @@ class ChannelGraphLoss(DistillLoss):
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images of a batch instead of one per image.
+        window_size (int, optional): Correlations are those within windows of so many by so many cells, so that what
+            changes slowly over an image counts less; over the whole map by default.
         max_cells (int, optional): Edges and spectrum of maps of more cells are estimated from their means over squares
             of cells, of 2, 4, 8 ... a side, so many at most: a Gram matrix then costs the same however large an image
             is. With 2048, strides 4, 8 and 16 of an image of 800 x 1333 pixels come onto the grid of stride 32. By
@@ -49,7 +51,8 @@ class ChannelGraphLoss(DistillLoss):
                  level_weights: Sequence[float] | str | None = None,
                  attention: Sequence[str] | None = None, temperature: float = 0.5,
                  centered: bool = True, spectral: str = 'rayleigh', affinity: str = 'relu',
-                 num_eigenvectors: int = 16, pooled: bool = False, max_cells: int | None = None) -> None:
+                 num_eigenvectors: int = 16, pooled: bool = False, window_size: int | None = None,
+                 max_cells: int | None = None) -> None:
         super().__init__()
         self.weights = {'vertex': vertex_weight, 'edge': edge_weight, 'spectral': spectral_weight}
         check_weights(self)
@@ -62,7 +65,7 @@ class ChannelGraphLoss(DistillLoss):
         self.options = dict(
             terms=tuple(term for term, weight in self.weights.items() if weight), attention=attention,
             temperature=temperature, centered=centered, spectral=spectral, affinity=affinity,
-            num_eigenvectors=num_eigenvectors, pooled=pooled, max_cells=max_cells)
+            num_eigenvectors=num_eigenvectors, pooled=pooled, window_size=window_size, max_cells=max_cells)
         if num_eigenvectors < 1:
             raise ValueError(f'num_eigenvectors must be at least 1, got {num_eigenvectors}')
         nothing = torch.zeros(0, num_eigenvectors + 1, 1, 1)
