@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import scipy
 import torch
+import torch.nn.functional as F
 
 from mmgkd import ChannelGraphLoss
 from mmgkd.functional import channel_attention, channel_graph_levels, channel_graph_terms, coarsen
@@ -124,10 +125,14 @@ def test_a_limit_of_no_cells(cells):
         ChannelGraphLoss(max_cells=cells, **OPTIONS)
 
 
-def plainly(student, teacher, guided, r=16):
+def plainly(student, teacher, guided=False, side=None, r=16):
     """The terms at one level (C, H, W), in float64 and straight from the equations."""
     channels = len(student)
-    student, teacher = (x.double().numpy().reshape(channels, -1) for x in (student, teacher))
+    student, teacher = (x.double() for x in (student, teacher))
+    if side and side < max(teacher.shape[1:]):
+        student, teacher = (x - F.avg_pool2d(x, side).repeat_interleave(side, 1).repeat_interleave(side, 2)
+                            for x in (student, teacher))
+    student, teacher = (x.numpy().reshape(channels, -1) for x in (student, teacher))
     at_cells, of_channels = np.abs(teacher).sum(0), np.abs(teacher).sum(1)
     cells, focus = np.ones(student.shape[1]), np.ones(channels)
     if guided:
@@ -148,9 +153,9 @@ def plainly(student, teacher, guided, r=16):
         spectral=((vectors.T @ laplacian_s @ vectors - np.diag(values)) ** 2).sum() / r)
 
 
-@pytest.mark.parametrize('attention', [None, ('spatial', 'channel')])
-def test_what_makes_it_fast_changes_no_term(attention):
-    """By default and guided, with an FPN's channels and the maps of an image of 512 x 512, in float32."""
+@pytest.mark.parametrize('options', [{}, dict(window_size=4), dict(attention=('spatial', 'channel'))])
+def test_what_makes_it_fast_changes_no_term(options):
+    """Whole, within windows, and guided, with an FPN's channels and the maps of an image of 512 x 512, in float32."""
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(256, 40, generator=generator)
     students, teachers = [], []
@@ -159,10 +164,10 @@ def test_what_makes_it_fast_changes_no_term(attention):
         teacher = (mix @ base + 2 * noise[:256]).relu()  # as the channels of a network are: related, and off centre
         students.append((teacher + 2 * noise[256:]).view(1, 256, size, size))
         teachers.append(teacher.view(1, 256, size, size))
-    guide = {} if attention is None else dict(attention=attention)
-    found = values(ChannelGraphLoss(level_weights='cells', **guide), students, teachers)
+    found = values(ChannelGraphLoss(level_weights='cells', **options), students, teachers)
     sizes = [x[0, 0].numel() for x in teachers]
-    plain = [plainly(x[0], y[0], bool(attention)) for x, y in zip(students, teachers, strict=True)]
+    plain = [plainly(x[0], y[0], 'attention' in options, options.get('window_size'))
+             for x, y in zip(students, teachers, strict=True)]
     for term, value in found.items():
         expected = sum(n / sum(sizes) * level[term] for n, level in zip(sizes, plain, strict=True))
         assert value == pytest.approx(expected, rel=1e-4), term
