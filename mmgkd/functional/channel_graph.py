@@ -113,7 +113,7 @@ def channel_graph_levels(
             then makes no difference. By default they are those over the whole map, as they are of a map no larger.
         max_cells (int, optional): Edges and spectrum of a map of more cells are estimated from its means over squares
             of cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
-            them is that to the means; attention to channels is that to the map.
+            them is that to the means; attention to channels is that to the map. By default maps are as they are.
 
     Returns:
         dict[str, Tensor]: Term to (L,), a value per level; zeros with a gradient for an empty batch.

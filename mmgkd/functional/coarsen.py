@@ -97,9 +97,9 @@ class _SquareSums(torch.autograd.Function):
         (n, c, h, w), side, dsums = ctx.shape, ctx.side, dsums.to(ctx.dtype)
         keep = None if ctx.saved_tensors[0] is None else ctx.saved_tensors[0].to(ctx.dtype)
         if grad is not None and grad.is_contiguous() and not (h % side or w % side):
-            squares, spread = grad.view(n, c, h // side, side, w // side, side), dsums[:, :, :, None, :, None]
-            keep = None if keep is None else keep.view(n, 1, h // side, side, w // side, side)
-            squares.add_(spread) if keep is None else squares.addcmul_(spread, keep)
+            rows = grad.view(n, c, h // side, side, w)
+            spread = dsums.unsqueeze(-1).expand(*dsums.shape, side).reshape(n, c, h // side, 1, w)  # along rows at once
+            rows.add_(spread) if keep is None else rows.addcmul_(spread, keep.view(n, 1, h // side, side, w))
             return grad, None, None, None
         spread = F.interpolate(dsums, scale_factor=side, mode='nearest-exact')[..., :h, :w]  # nearest errs at side 41
         if grad is not None:
