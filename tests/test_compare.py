@@ -395,7 +395,8 @@ def test_cost_counts_time_and_epochs(tmp_path):
     rows = summary([run_of('alone', 0, 1.), run_of('twice', 0, 2., curve={2: 1., 4: 2.}), run_of('x', 0, 2., 1.5)])
     alone, twice, x = rows
     assert [compare_figure.cost(row, alone) for row in rows] == [1., 2., 1.5]
-    compare_figure.draw([alone, x | dict(curves=[{}])], 'mAP', tmp_path / 'x.png')  # of one there is no curve
+    others = [x | dict(curves=[{}]), x | dict(name='y', time=math.nan)]  # without a curve, and without a time
+    compare_figure.draw([alone, *others], 'mAP', tmp_path / 'x.png')
     assert (tmp_path / 'x.png').stat().st_size > 5000
 
 
@@ -497,6 +498,23 @@ def test_comparisons_that_write_one_log_lose_nothing(tmp_path):
                for name in 'abcd']
     assert [writer.wait() for writer in writers] == [0] * 4
     assert len(compare_log.read_log(path)) == 80 and [x.name for x in tmp_path.iterdir()] == ['x.json.gz']
+
+
+def test_what_a_comparison_knows_from_a_log_is_not_written_back(made, tmp_path):
+    """Another one may have measured more of it in the meantime."""
+    path = tmp_path / 'x.json.gz'
+    jobs = made('gkd')
+    entries = [run_of(name, seed, 1., identity=identity, digest=job.digest)
+               for (name, seed), identity in jobs.identities.items() for job in [jobs.trainings[name, seed]]]
+    compare_log.write_log(path, entries)
+    jobs = made('gkd', log=compare_log.read_log(path))
+    compare_log.write_log(path, [entries[0] | dict(score=2.)])
+    compare.record(jobs, path)
+    assert compare_log.read_log(path)[0]['score'] == 2.
+    path.write_bytes(b'damaged')
+    compare.keep(jobs, path)  # a training that is running is not stopped
+    with pytest.raises(SystemExit, match='no log of a comparison'):
+        compare.record(jobs, path)
 
 
 def test_a_name_means_one_training_in_a_log(made):

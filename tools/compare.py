@@ -9,6 +9,7 @@ Interrupted, it goes on where it stopped when it is run again; what is done is n
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -60,8 +61,14 @@ def record(jobs: Plan, log: Path | None) -> list[dict]:
     """What is measured by now, which is added to the log."""
     results = collect(jobs)
     if log:
-        write_log(log, results)
+        write_log(log, [entry for entry in results if entry not in jobs.known.values()])
     return results
+
+
+def keep(jobs: Plan, log: Path | None) -> None:
+    """Add to the log what is measured by now, if it can be written; at the end it is an error if not."""
+    with contextlib.suppress(SystemExit):
+        record(jobs, log)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 with Watch(console, args.jobs) as watch:
                     failures = run_jobs(
                         jobs.all(), args.jobs, 1, watch, inherited=[held.fileno()], go_on=True,
-                        after=lambda: record(jobs, args.log))
+                        after=lambda: keep(jobs, args.log))
             finally:
                 results = record(jobs, args.log)
             for said in [*failures, *doubts(jobs)]:

@@ -1,6 +1,7 @@
 """The comparison's figure: learning curves with their spread over seeds, and what each student gained at what cost."""
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,14 +98,14 @@ def draw_cost(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
     """What each student reached against the time of its training; a dashed line where its teacher is."""
     alone = next((row for row in rows if row['name'] == 'alone'), None)
     students = [row for row in rows if alone and row['name'].partition(' ')[0] != 'teacher' and row['curves'][0]
-                and row['time'] and alone['curves'][0]]
+                and math.isfinite(row['time'] or math.nan) and alone['curves'][0]]
     points = {row['name']: (cost(row, alone), statistics.fmean(row['scores'])) for row in students}
     for name, point in points.items():
         axes.plot(*point, 'o', color=colour[name], markersize=8 if name in FIXED else 6)
     for row in rows:
         if row['name'] == 'teacher':
             axes.axhline(statistics.fmean(row['scores']), color=colour['teacher'], linestyle='--', linewidth=1.4)
-    axes.set_xlabel('time of the training, of that of the student alone', color=INK)
+    axes.set_xlabel('time of the training, of that of the student alone (measured beside others)', color=INK)
     axes.set_title(f'{metric} against cost, %', loc='left', fontweight='bold', color=INK)
     named = [row['name'] for row in with_curves(rows)]
     write_names(axes, {name: point for name, point in points.items() if name in named}, colour, leaders=True)

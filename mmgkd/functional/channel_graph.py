@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -109,8 +110,9 @@ def channel_graph_levels(
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
         window_size (int, optional): Correlations are those within windows of so many by so many cells: each cell is
-            taken relative to the mean of its window, and what changes slowly over an image counts less. ``centered``
-            then makes no difference. By default they are those over the whole map, as they are of a map no larger.
+            taken relative to the mean of its window, and what changes slowly over an image counts less. Maps are
+            centred then, whatever ``centered`` says, and a channel with no more than 1e-4 of its variance within
+            windows counts as constant. By default, and of a map no larger, correlations are those over the whole map.
         max_cells (int, optional): Edges and spectrum of a map of more cells are estimated from its means over squares
             of cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
             them is that to the means; attention to channels is that to the map. By default maps are as they are.
@@ -156,15 +158,15 @@ def _graphs(student, teacher, valid, side, terms, attention, temperature, center
         alike = 'spatial' not in attention
         weight = uniform_weight(teacher, valid) if alike else \
             spatial_attention(teacher, valid, temperature=temperature)  # (N, HW)
-        options = dict(gram=gram, pooled=pooled)
+        options = dict(centered=centered or window_size is not None, gram=gram, pooled=pooled)
+        whole = partial(moments, teacher=teacher, weight=weight / images if pooled else weight, **options)
         if window_size is None or window_size >= max(teacher.shape[2:]):
-            return moments(student, teacher, weight / images if pooled else weight, centered=centered, **options)
-        given = None if alike and valid is None else weight
+            return whole(student)
+        given = None if alike and valid is None else _largest_one(weight)
         student, means_s, share = means_beside(student, given, side=window_size)
         means_t = means_beside(teacher, given, side=window_size)[1]
-        share = share / share.sum(-1, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)  # (N, windows)
-        return moments_within(moments(student, teacher, weight / images if pooled else weight, **options),
-                              moments(means_s, means_t, share / images if pooled else share, **options))
+        share = _sum_one(share) / images if pooled else _sum_one(share)  # (N, windows)
+        return moments_within(whole(student), moments(means_s, means_t, share, **options))
 
     vertices = edges = None
     if set(terms) != {'vertex'}:
@@ -180,6 +182,16 @@ def _graphs(student, teacher, valid, side, terms, attention, temperature, center
     else:
         focus = torch.ones_like(cross)
     return _Graphs(vertices, edges, focus)
+
+
+def _largest_one(weight: Tensor) -> Tensor:
+    """(N, HW) in proportion, so that no gradient of a mean is too large for a map of half precision."""
+    return weight / weight.amax(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def _sum_one(weight: Tensor) -> Tensor:
+    """(N, M) in proportion; all zero stays zero."""
+    return weight / weight.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _together(graphs: Sequence[_Graphs]) -> _Graphs:
@@ -221,5 +233,5 @@ def _check_options(terms, attention, temperature, spectral, affinity, window_siz
         if unknown := sorted(set(given) - set(known)):
             raise ValueError(f'{name} must be of {tuple(known)}, got {unknown}')
     check_temperature(temperature)
-    if window_size is not None and not window_size >= 2:
-        raise ValueError(f'window_size must be at least 2 cells, or None, got {window_size}')
+    if window_size is not None and not (isinstance(window_size, int) and window_size >= 2):
+        raise ValueError(f'window_size must be a whole number of cells, at least 2, or None, got {window_size!r}')

@@ -17,7 +17,8 @@ BLOCK = 64
 
 
 SMOOTH = 1e-4
-"""A channel of which no more than this share of its variance is within windows has none there but rounding."""
+"""A channel with no more than this share of its variance within groups of cells counts as constant there: the rest is
+a difference of two sums that are ten thousand times as large, and in float32 not known to a few percent."""
 
 
 class Moments(NamedTuple):

@@ -4,7 +4,7 @@ import torch
 
 from mmgkd.functional import channel_graph_levels, channel_graph_terms, moments, spatial_attention, uniform_weight
 from mmgkd.functional.coarsen import means_beside
-from mmgkd.functional.moments import SMOOTH, moments_within
+from mmgkd.functional.moments import moments_within
 
 
 def maps(shape=(2, 6, 7, 9), seed=0):
@@ -79,28 +79,70 @@ def test_a_window_as_large_as_the_map_is_the_map():
     assert abs(by_eight['vertex'] - want['vertex']) > 1e-3
 
 
+def ground(size, side, seed=0):
+    """Constant in each window, for each channel of each image its own."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = torch.rand(2, 6, size // side, size // side, dtype=torch.float64, generator=generator)
+    return steps.repeat_interleave(side, 2).repeat_interleave(side, 3)
+
+
 def test_what_changes_from_window_to_window_alone_does_not_count():
-    student, teacher = maps((2, 6, 8, 8))
-    ground = 5 * torch.rand(2, 6, 2, 2, dtype=torch.float64).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    noise, teacher = maps((2, 6, 8, 8))
+    student = teacher + .3 * noise
     got, want = (channel_graph_terms(x, teacher, num_eigenvectors=3, window_size=4)
-                 for x in (student + ground, student))
+                 for x in (student + 5 * ground(8, 4), student))
     torch.testing.assert_close(got, want)
-    plain = channel_graph_terms(student + ground, teacher, num_eigenvectors=3)
-    assert plain['vertex'] > want['vertex']
+    plain = channel_graph_terms(student + 5 * ground(8, 4), teacher, num_eigenvectors=3)
+    assert plain['vertex'] > want['vertex'] + .1
 
 
-def test_equal_maps_and_smooth_channels():
-    """Zero for equal maps; a channel that is constant in each window carries no relation."""
-    student, teacher = maps((1, 6, 8, 8))
-    same = channel_graph_terms(teacher, teacher, num_eigenvectors=3, window_size=4)
-    assert all(abs(value) < 1e-9 for value in same.values())
-    smooth = teacher.clone()
-    smooth[:, 0] = torch.rand(2, 2, dtype=torch.float64).repeat_interleave(4, 0).repeat_interleave(4, 1)
-    smooth[:, 0] += SMOOTH * 1e-3 * torch.rand(8, 8, dtype=torch.float64)
-    student.requires_grad_()
-    losses = channel_graph_terms(student, smooth, num_eigenvectors=3, window_size=4)
+def test_equal_maps():
+    _, teacher = maps((1, 6, 8, 8))
+    losses = channel_graph_terms(teacher, teacher, num_eigenvectors=3, window_size=4)
+    assert all(abs(value) < 1e-9 for value in losses.values())
+
+
+@pytest.mark.parametrize('of_student', [False, True])
+@pytest.mark.parametrize('share', [0., .5e-4, 2e-4])
+def test_a_channel_that_is_smooth_within_windows_counts_as_constant(of_student, share):
+    """Of the teacher's, it is left out; of the student's, it correlates with nothing and gets no gradient."""
+    student, teacher = (x[:1] for x in maps((1, 6, 8, 8)))
+    smooth = student if of_student else teacher
+    base, noise = ground(8, 4)[:1, :1], centred(smooth[:, :1], torch.ones(1, 64, dtype=torch.float64), 4)
+    noise = noise * (share / (1 - share) * base.var() / noise.var()).sqrt()
+    smooth = torch.cat([base + noise, smooth[:, 1:]], 1)
+    student, teacher = (smooth, teacher) if of_student else (student, smooth)
+    student = student.clone().requires_grad_()
+    losses = channel_graph_terms(student, teacher, num_eigenvectors=3, window_size=4)
     grad, = torch.autograd.grad(sum(losses.values()), student)
-    assert torch.isfinite(grad).all() and (grad[:, 0] == 0).all() and (grad[:, 1:] != 0).any()
+    assert torch.isfinite(grad).all() and (grad[:, 1:] != 0).any()
+    assert (grad[:, 0] != 0).any() == (share > 1e-4)
+
+
+@pytest.mark.parametrize('attention', [None, ('spatial',)])
+@pytest.mark.parametrize('size', [(8, 12), (9, 13)])
+def test_half_precision_bears_a_large_loss_scale_with_padding(size, attention):
+    """What a gradient scaler multiplies by must not leave the range of float16 on the way to the map."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(1, 16, 4 * size[0], 4 * size[1], generator=generator) for _ in range(2))
+    valid = torch.ones(1, *student.shape[2:], dtype=torch.bool)
+    valid[..., -9:] = False
+    grads = []
+    for dtype in (torch.float16, torch.float64):
+        x = student.to(dtype).requires_grad_()
+        losses = channel_graph_terms(x, teacher.to(dtype), valid, attention=attention, terms=('vertex', 'edge'),
+                                     window_size=4)
+        grads.append(torch.autograd.grad(75 * 2 ** 16 * sum(losses.values()), x)[0].double())
+    assert torch.isfinite(grads[0]).all() and grads[1].abs().max() < 6e4
+    assert (grads[0] - grads[1]).norm() < .01 * grads[1].norm()
+
+
+def test_maps_are_centred_whatever_their_size():
+    student, teacher = maps((1, 6, 8, 8))
+    for side in (4, 8):
+        got, want = (channel_graph_terms(student, teacher, num_eigenvectors=3, window_size=side, centered=centered)
+                     for centered in (False, True))
+        assert got == want
 
 
 def test_float32_is_near_float64_on_maps_of_slow_background():
@@ -122,7 +164,7 @@ def test_means_of_large_maps_have_windows_of_their_own():
                                                            window_size=4)['edge'])
 
 
-@pytest.mark.parametrize('size', [0, 1, -2])
+@pytest.mark.parametrize('size', [0, 1, -2, 4., True, '4', float('inf')])
 def test_a_window_has_two_cells_a_side(size):
-    with pytest.raises(ValueError, match='window_size must be at least 2'):
+    with pytest.raises(ValueError, match='window_size must be a whole number of cells, at least 2'):
         channel_graph_terms(*maps(), window_size=size)
