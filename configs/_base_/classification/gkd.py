@@ -4,4 +4,4 @@ _base_ = '../gkd.py'
 
 distill_losses = dict(gkd=dict(
     vertex_weight=3., edge_weight=1., spectral_weight=1., level_weights=None, num_eigenvectors=8, pooled=True,
-    window_size=None))
+    attention=('spatial', 'channel'), window_size=None))
