@@ -1,6 +1,7 @@
 """Every config that is shipped builds; the public ones train at full size, and through the tools."""
 import re
 import sys
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from mmgkd.preflight import InputError, check_testing, check_training
 sys.path.append(str(ROOT / 'tools'))  # where the controls of the study are
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = ('cifar10', 'cifar100', 'digits_cls')  # folders, see tests/classification
-DETECTORS = [path for path in CONFIGS if Path(path).parts[1] not in CLASSIFIERS]
+METHODS = ['configs/study/pkd_gkd.py']  # of no pair
+DETECTORS = [path for path in CONFIGS if Path(path).parts[1] not in CLASSIFIERS and path not in METHODS]
 FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
 
 
@@ -53,6 +55,14 @@ def test_every_config_trains_a_step_at_tiny_size(path):
     assert distilled == any(re.fullmatch(r'loss_gkd_\w+', name) for name in logged)
 
 
+def test_two_methods_together_train_a_step():
+    cfg, method = load('configs/bccd/gkd.py'), Config.fromfile(ROOT / 'configs/study/pkd_gkd.py')
+    alone = deepcopy(cfg.model.distill_losses)
+    cfg.model.distill_losses = method.distill_losses
+    assert method.distill_losses.gkd == alone.gkd and method.distill_hooks == cfg.custom_hooks
+    assert {'loss_gkd_vertex', 'loss_pkd_correlation'} <= set(train_step(cfg, (3, 96, 128))[1])
+
+
 @pytest.mark.parametrize('path', FULL)
 def test_the_public_configs_train_a_step_at_full_size(path):
     model, logged = train_step(load(path), (3, 800, 1333))
@@ -84,7 +94,7 @@ def test_the_datasets_of_the_small_configs_read_what_make_digits_writes(digits):
 
 def test_no_two_configs_share_a_work_folder_and_each_pair_finds_its_teacher():
     folders = {}
-    for path in CONFIGS:
+    for path in sorted(set(CONFIGS) - set(METHODS)):
         folder = Config.fromfile(ROOT / path).get('work_dir') or f'work_dirs/{Path(path).stem}'
         assert folders.setdefault(folder, path) == path
     pairs = [path for path in DETECTORS if path.split('/')[1] in ('bccd', 'deeppcb', 'digits') and 'gkd' in path]
