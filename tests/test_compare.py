@@ -576,8 +576,16 @@ def test_methods_over_several_pairs(tmp_path, capsys):
     assert text.index('| x | 50') < text.index('| y | 100') and '## b' in text
     assert (tmp_path / 'pairs.md').read_text() == text.rstrip('\n') + '\n'
     assert (tmp_path / 'pairs.png').read_bytes().startswith(b'\x89PNG')
+    compare_pairs.main([*paths, '--seeds', '0', '--methods', 'y', '--to', 'x'])
+    text = capsys.readouterr().out
+    assert '|  | mAP | to x |' in text and '"To x": ' in text and '| y | 20.0 | +5.0 | 100 % |' in text
+    assert '| alone | 10.0 | -5.0 |' in text and '| alone | 10.0 | -7.0 |' in text  # of both pairs
+    assert '| x | 15.0 |  | 50 % |' in text and '| y | 100 % |  | 100 % of 1 | +5.0 (a) |' in text
+    assert '| x | 50 % | 70 % | 60 % |  |' in text
     with pytest.raises(SystemExit, match='nothing is left of a, b'):
         compare_pairs.main([*paths, '--seeds', '5'])
+    with pytest.raises(SystemExit, match='no log has q'):
+        compare_pairs.main([*paths, '--to', 'q'])
     with pytest.raises(SystemExit):
         compare_pairs.main([str(tmp_path / 'none.json.gz')])
     with pytest.raises(SystemExit, match='no log has q'):

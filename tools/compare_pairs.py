@@ -1,6 +1,7 @@
 """What methods do on several pairs together, from the logs of their comparisons; nothing is trained.
 
     python tools/compare_pairs.py docs/logs/bccd.json.gz docs/logs/digits.json.gz --seeds 0 1 2 --out work_dirs/pairs
+    python tools/compare_pairs.py docs/logs/digits.json.gz --to gkd     # how far each method is from GKD
 
 For each pair the part of the gap between the student alone and its teacher that a method makes up, in percent; then
 its mean over pairs, and the pair on which it gained least.
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from compare_figure import INK, colours, plt  # noqa: E402
 from compare_log import read_log  # noqa: E402
 from compare_report import grid, is_reference, markdown, note, summary  # noqa: E402
+from compare_variants import ALONE  # noqa: E402
 
 FILES = ('pairs.md', 'pairs.png')
 
@@ -29,6 +31,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help='what tools/compare.py --log wrote, one a pair')
     parser.add_argument('--seeds', nargs='+', type=int, help='of these seeds alone, such as those of no tuning')
     parser.add_argument('--methods', nargs='+', help='rows to show, by name (default: all)')
+    parser.add_argument('--to', default=ALONE, metavar='NAME',
+                        help='the row that gains are gains over (default: %(default)s)')
     parser.add_argument('--out', type=Path, metavar='FOLDER', help=f'write {" and ".join(FILES)} there')
     args = parser.parse_args(argv)
     for path in args.logs:
@@ -70,12 +74,12 @@ def across(summaries: Mapping[str, Sequence[dict]]) -> list[list[str]]:
     order = sorted(found, key=lambda name: (-len(found[name]), -statistics.fmean(found[name].values())))
     table = [['', *pairs, 'mean', 'least gain']]
     for name in order:
-        worst = min((gain, pair) for (of, pair), gain in gains.items() if of == name)
+        worst = min(((gain, pair) for (of, pair), gain in gains.items() if of == name), default=None)
         shown = [f'{100 * found[name][pair]:.0f} %{fewer.get((name, pair), "")}' if pair in found[name] else ''
                  for pair in pairs]
         mean = f'{100 * statistics.fmean(found[name].values()):.0f} %'
         mean += f' of {len(found[name])}' if len(found[name]) < len(pairs) else ''
-        table.append([name, *shown, mean, f'{worst[0]:+.1f} ({worst[1]})'])
+        table.append([name, *shown, mean, f'{worst[0]:+.1f} ({worst[1]})' if worst else ''])
     return table
 
 
@@ -104,15 +108,15 @@ def draw(summaries: Mapping[str, Sequence[dict]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logs = {pair_of(path): read_log(path) for path in args.logs}
-    if unknown := set(args.methods or ()) - {entry['name'] for log in logs.values() for entry in log}:
+    if unknown := {args.to, *(args.methods or ())} - {entry['name'] for log in logs.values() for entry in log}:
         raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}')
-    entries = {pair: chosen(log, args.seeds, args.methods) for pair, log in logs.items()}
+    entries = {pair: chosen(log, args.seeds, args.methods and [*args.methods, args.to]) for pair, log in logs.items()}
     if empty := [pair for pair, rows in entries.items() if not rows]:
         raise SystemExit(f'tools/compare_pairs.py: nothing is left of {", ".join(empty)}: other --seeds?')
-    summaries = {pair: summary(rows) for pair, rows in entries.items()}
+    summaries = {pair: summary(rows, args.to) for pair, rows in entries.items()}
     parts = []
     for pair, rows in summaries.items():
-        parts += [f'## {pair}', markdown(grid(entries[pair], rows)), note(entries[pair])]
+        parts += [f'## {pair}', markdown(grid(entries[pair], rows, args.to)), note(entries[pair], args.to)]
     if len(summaries) > 1:
         parts += ['## all pairs: part of the gap', markdown(across(summaries))]
     text = '\n\n'.join(parts) + '\n'

@@ -22,12 +22,13 @@ from training_files import read_scalars
 
 METRICS = {  # MMEngine's name: what to call it, and the factor that makes it percent
     'coco/bbox_mAP': ('mAP', 100), 'pascal_voc/mAP': ('mAP', 100), 'accuracy/top1': ('top-1', 1)}
-COLUMNS = ('', '{metric}', 'to alone', 'of the gap', 'own terms: without → with it', 'time', 'peak MB')
-NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {count} seed(s). "To alone": the mean ' \
-       'paired difference to the student alone, with a 95 % confidence interval (Student\'s t) where there are ' \
-       'several seeds; "of the gap": that, divided by what its teacher is ahead. Own terms: raw values on the same ' \
-       'batches, for the student trained without the method and for the one trained with it. Time of an iteration ' \
-       'relative to the student alone, median, with other trainings beside it, and maybe of another machine in a log.'
+COLUMNS = ('', '{metric}', 'to {reference}', 'of the gap', 'own terms: without → with it', 'time', 'peak MB')
+NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {count} seed(s). "To {reference}": the ' \
+       'mean paired difference to that row, with a 95 % confidence interval (Student\'s t) where there are several ' \
+       'seeds; "of the gap": the gain over the student alone, divided by what its teacher is ahead. Own terms: raw ' \
+       'values on the same batches, for the student trained without the method and for the one trained with it. Time ' \
+       'of an iteration relative to the student alone, median, with other trainings beside it, and maybe of another ' \
+       'machine in a log.'
 FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
 
@@ -79,9 +80,12 @@ def score_of(teacher: Job) -> float | None:
     return measure('', 0, teacher)['score'] if teacher.is_done() else None
 
 
-def summary(results: Sequence[dict]) -> list[dict]:
-    """One row for each name, over its seeds, compared with the student alone on the same seeds."""
-    alone = {row['seed']: row for row in results if row['name'] == ALONE}
+def summary(results: Sequence[dict], reference: str = ALONE) -> list[dict]:
+    """One row for each name, over its seeds, compared with the student alone on the same seeds.
+
+    Gains are those over the row called ``reference``.
+    """
+    alone, others = ({row['seed']: row for row in results if row['name'] == name} for name in (ALONE, reference))
     teachers = {(row['name'], row['seed']): row for row in results if row['name'].partition(' ')[0] == TEACHER}
     rows = []
     for name in dict.fromkeys(row['name'] for row in results):
@@ -92,7 +96,8 @@ def summary(results: Sequence[dict]) -> list[dict]:
         rows.append(dict(
             name=name, seeds=[row['seed'] for row in runs], scores=[row['score'] for row in runs],
             curves=[row['curve'] for row in runs],
-            gains=[] if is_reference(name) else [row['score'] - base['score'] for row, base in pairs],
+            gains=[] if name == reference or name.partition(' ')[0] == TEACHER else
+            [row['score'] - others[row['seed']]['score'] for row in runs if row['seed'] in others],
             share=None if is_reference(name) else share(gaps),
             time=statistics.median(row['seconds'] / base['seconds'] for row, base in pairs) if pairs else None,
             peak=max(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
@@ -150,9 +155,9 @@ def cells(row: dict) -> tuple[str, ...]:
             f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
 
 
-def grid(results: Sequence[dict], rows: Sequence[dict]) -> list[tuple[str, ...]]:
+def grid(results: Sequence[dict], rows: Sequence[dict], reference: str = ALONE) -> list[tuple[str, ...]]:
     """The table, header first, without columns of which no row has anything."""
-    header = [column.format(metric=results[0]['metric']) for column in COLUMNS]
+    header = [column.format(metric=results[0]['metric'], reference=reference) for column in COLUMNS]
     columns = zip(header, *map(cells, rows), strict=True)
     return list(zip(*(column for column in columns if any(column[1:])), strict=True))
 
@@ -162,9 +167,9 @@ def markdown(table: Sequence[Sequence[str]]) -> str:
     return '\n'.join(f'| {" | ".join(line)} |' for line in [table[0], ['---'] * len(table[0]), *table[1:]])
 
 
-def note(results: Sequence[dict]) -> str:
+def note(results: Sequence[dict], reference: str = ALONE) -> str:
     """What the columns mean."""
-    return NOTE.format(metric=results[0]['metric'], count=len({row['seed'] for row in results}))
+    return NOTE.format(metric=results[0]['metric'], reference=reference, count=len({row['seed'] for row in results}))
 
 
 def without(row: dict, key: str) -> dict:
