@@ -1,5 +1,5 @@
 # Control: the teacher's cells in another order, the same throughout the training.
-_base_ = '../bccd/gkd.py'
+_base_ = '../digits/gkd_teacher_30e.py'
 
 custom_imports = dict(imports=['mmgkd', 'controls'], allow_failed_imports=False)
 model = dict(connector=dict(type='ShuffledConnector', shuffle='cells'))
