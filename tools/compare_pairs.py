@@ -108,7 +108,8 @@ def draw(summaries: Mapping[str, Sequence[dict]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logs = {pair_of(path): read_log(path) for path in args.logs}
-    if unknown := {args.to, *(args.methods or ())} - {entry['name'] for log in logs.values() for entry in log}:
+    there = {ALONE, *(entry['name'] for log in logs.values() for entry in log)}
+    if unknown := {args.to, *(args.methods or ())} - there:
         raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}')
     entries = {pair: chosen(log, args.seeds, args.methods and [*args.methods, args.to]) for pair, log in logs.items()}
     if empty := [pair for pair, rows in entries.items() if not rows]:
