@@ -25,6 +25,33 @@ def estimator():
     return AttentionEstimator((6, 4), num_heads=4)
 
 
+def gradients(rank, rule):
+    """Of the student's first layer: as both processes apply it, and the mean of what each batch gives alone.
+
+    A function, so that the wrapper is gone before the process group is: its reducer, if it holds the last reference,
+    ends gloo's threads while holding the interpreter's lock, for which they may be waiting.
+    """
+    model = distiller(RETINA, dict(config=RETINA), distill_losses=dict(mhgd=dict(
+        type='AttentionGraphLoss', num_heads=2, gradient_rule=rule, loss_weight=100.)))
+    model.distill_losses.mhgd.estimator.trained.fill_(1)
+    weight = model.student.backbone.conv1.weight
+    batches = []
+    for r in range(2):
+        torch.manual_seed(r)
+        batches.append(raw_batch(((64, 64), (64, 48)), [3, r]))
+    torch.manual_seed(0)
+    alone = []
+    for batch in batches:
+        value, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
+        alone.append(torch.autograd.grad(value, weight)[0])
+    ddp = MMDistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
+    optim = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.))
+    applied = []
+    optim.optimizer.register_step_pre_hook(lambda *_: applied.append(weight.grad.clone()))
+    ddp.train_step(batches[rank], optim)
+    return applied[0], sum(alone) / 2
+
+
 def worker(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2,
@@ -35,24 +62,7 @@ def worker(rank, folder):
         train_estimator(model, [vectors(n, 10 * i + rank) for i, n in enumerate((8, 1 + 5 * rank, 6 - 6 * rank, 4))], 4)
         results['estimator'] = model.state_dict()
         for rule in ('full', 'feature'):
-            model = distiller(RETINA, dict(config=RETINA), distill_losses=dict(mhgd=dict(
-                type='AttentionGraphLoss', num_heads=2, gradient_rule=rule, loss_weight=100.)))
-            model.distill_losses.mhgd.estimator.trained.fill_(1)
-            batches = []
-            for r in range(2):
-                torch.manual_seed(r)
-                batches.append(raw_batch(((64, 64), (64, 48)), [3, r]))
-            torch.manual_seed(0)
-            alone = []
-            for batch in batches:
-                value, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode='loss'))
-                alone.append(torch.autograd.grad(value, model.student.backbone.conv1.weight)[0])
-            ddp = MMDistributedDataParallel(model, find_unused_parameters=False, broadcast_buffers=False)
-            optim = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.))
-            optim.optimizer.register_step_pre_hook(lambda *_: results.update({
-                rule: model.student.backbone.conv1.weight.grad.clone()}))  # noqa: B023
-            ddp.train_step(batches[rank], optim)
-            results[f'{rule} alone'] = sum(alone) / 2
+            results[rule], results[f'{rule} alone'] = gradients(rank, rule)
     except Exception:
         results['error'] = traceback.format_exc()
     torch.save(results, folder / f'{rank}.pt')
