@@ -208,6 +208,20 @@ def test_unknown_methods_are_an_error_that_names_the_known_ones():
         compare_variants.variants(pair(), [str(ROOT / 'configs/_base_/digits.py')])
 
 
+def test_scores_that_are_not_compared_are_said_before_anything_starts(tmp_path):
+    cfg = pair()
+    cfg.val_evaluator = [dict(type='mmdet.LVISMetric')]
+    with pytest.raises(SystemExit, match='val_evaluator must have one of CocoMetric, .*got mmdet.LVISMetric'):
+        compare_plan.check('gkd', cfg, teacher_comes=True)
+
+
+def test_inheritance_alone_is_of_pairs_that_inherit():
+    plain = pair()
+    plain.model.inherit = None
+    with pytest.raises(SystemExit, match='this pair inherits nothing'):
+        compare_variants.variants(plain, ['inherit'])
+
+
 def test_a_config_of_ones_own_is_a_method():
     found = compare_variants.variants(pair(), [str(ROOT / 'configs/_base_/pkd.py')])
     assert list(found['pkd'].model.distill_losses) == ['pkd']
@@ -259,6 +273,7 @@ def test_the_share_of_the_gap_is_of_the_seeds_that_have_a_teacher():
     assert rows['alone']['share'] is None and rows['teacher']['gains'] == []
     worse = summary([run_of('teacher', 0, 9.), run_of('alone', 0, 10.), run_of('x', 0, 17.)])
     assert worse[-1]['share'] is None  # of a teacher that knows less there is no gap
+    assert compare_report.share([(.5, .6)]) is None and compare_report.share([(1., 2.), (0., 2.)]) == .25
 
 
 def test_what_diverged_is_called_so():
@@ -382,6 +397,8 @@ def test_of_many_rows_the_best_have_curves():
     rows = summary([run_of(name, 0, float(i)) for i, name in enumerate(['teacher', 'alone', 'gkd', *'abcdefghij'])])
     names = [row['name'] for row in compare_figure.with_curves(rows)]
     assert names == ['teacher', 'alone', 'gkd', 'j', 'i', 'h', 'g', 'f']
+    rows = summary([run_of(name, 0, 9. - i) for i, name in enumerate([*'abcdefghij', 'alone:max_epochs=20'])])
+    assert 'alone:max_epochs=20' in [row['name'] for row in compare_figure.with_curves(rows)]
 
 
 def test_long_names_are_broken_at_their_colons():
@@ -488,6 +505,10 @@ def test_a_log_is_added_to_and_never_lost(tmp_path):
         assert path.read_bytes() == wrong
     with pytest.raises(SystemExit, match='cannot be written'):
         compare_log.write_log(Path('/proc/x.json.gz'), [])
+    path.write_bytes(whole)
+    with pytest.raises(SystemExit, match="a row 'x' of seed 0 that was trained with another config"):
+        compare_log.write_log(path, [run_of('x', 0, 5., identity='written meanwhile, of another pair')])
+    assert path.read_bytes() == whole
 
 
 def test_comparisons_that_write_one_log_lose_nothing(tmp_path):
@@ -523,6 +544,10 @@ def test_a_name_means_one_training_in_a_log(made):
     compare_log.check_names(log, identities)
     with pytest.raises(SystemExit, match="a row 'gkd' of seed 0 that was trained with another config"):
         made('gkd', epochs=1, log=log)
+    other = [run_of('alone', 7, 1., identity='of another pair, and of a seed that is not asked for')]
+    with pytest.raises(SystemExit, match="a row 'alone' of seed 7 that was trained with another config"):
+        made('gkd', log=other)
+    assert ('gkd', 7) not in made('gkd', log=[other[0] | dict(name='x')]).trainings
 
 
 def test_two_names_of_one_training_are_one_job(made):
@@ -530,8 +555,9 @@ def test_two_names_of_one_training_are_one_job(made):
     assert plan.trainings['gkd', 0] is plan.trainings['gkd:weights*=1', 0] is not plan.trainings['gkd', 1]
     assert len(plan.all()) == len(made('gkd').all())
     log = [run_of('gkd', 0, 1., identity=plan.identities['gkd', 0], teacher='teacher of x')]
-    known = made('gkd:weights*=1', log=log).known['gkd:weights*=1', 0]
-    assert known['score'] == 1. and known['teacher'] == 'teacher'
+    known = made('gkd:weights*=1', log=log)
+    assert known.known['gkd:weights*=1', 0]['score'] == 1. and known.known['gkd:weights*=1', 0]['teacher'] == 'teacher'
+    assert compare_report.doubts(known)[0].startswith('gkd:weights*=1 of seed 0 is gkd in the log')
 
 
 def test_what_a_log_cannot_vouch_for_is_said(made, monkeypatch):
@@ -572,6 +598,7 @@ def test_methods_over_several_pairs(tmp_path, capsys):
     compare_pairs.main([*paths, '--seeds', '0', '--out', str(tmp_path)])
     text = capsys.readouterr().out
     assert '| x | 50 % | 70 % | 60 % | +5.0 (a) |' in text
+    assert 'least gain over alone' in text and 'peak MB' not in text  # of trainings beside whatever else
     assert '| y | 100 % |  | 100 % of 1 | +10.0 (a) |' in text and '| z |  | -10 % | -10 % of 1 | -1.0 (b) |' in text
     assert text.index('| x | 50') < text.index('| y | 100') and '## b' in text
     assert (tmp_path / 'pairs.md').read_text() == text.rstrip('\n') + '\n'
@@ -586,6 +613,8 @@ def test_methods_over_several_pairs(tmp_path, capsys):
         compare_pairs.main([*paths, '--seeds', '5'])
     with pytest.raises(SystemExit, match='no log has q'):
         compare_pairs.main([*paths, '--to', 'q'])
+    with pytest.raises(SystemExit, match='no log has y of these seeds'):
+        compare_pairs.main([*paths, '--seeds', '7', '--to', 'y'])
     with pytest.raises(SystemExit):
         compare_pairs.main([str(tmp_path / 'none.json.gz')])
     with pytest.raises(SystemExit, match='no log has q'):

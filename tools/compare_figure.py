@@ -11,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 FIXED = {'teacher': '#595959', 'alone': '#D55E00', 'inherit': '#CC79A7', 'gkd': '#0072B2'}
+REFERENCES = ('alone', 'inherit')  # longer, say: what the rest has to beat
 OTHERS = ('#009E73', '#E69F00', '#56B4E9', '#882255', '#999933', '#44AA99', '#332288', '#AA4499', '#661100', '#117733')
 NAMED = 8  # curves that fit beside each other with their names
 WIDE = 30  # characters of a name on one line
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """One colour a row, the same for the same names in every figure; beyond ten others they come again."""
+    """One colour a row, the same in all parts of a figure; beyond ten they come again, but not the references'."""
     others = [name for name in names if name not in FIXED]
     return {name: FIXED.get(name) or OTHERS[others.index(name) % len(OTHERS)] for name in names}
 
@@ -35,8 +36,8 @@ def band(curves: Sequence[dict]) -> dict[int, tuple[float, float]]:
 
 def with_curves(rows: Sequence[dict]) -> list[dict]:
     """The rows whose curves are drawn: all, or the references, GKD and the best others."""
-    kept = [row for row in rows if row['name'] in FIXED]
-    others = sorted((row for row in rows if row['name'] not in FIXED), key=lambda row: -statistics.fmean(row['scores']))
+    kept = [row for row in rows if row['name'] in FIXED or row['name'].partition(':')[0] in REFERENCES]
+    others = sorted((row for row in rows if row not in kept), key=lambda row: -statistics.fmean(row['scores']))
     return kept + others[:max(0, NAMED - len(kept))]
 
 

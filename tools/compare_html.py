@@ -13,7 +13,7 @@ from pathlib import Path
 from compare_examples import legend, panels
 from compare_figure import with_curves
 from compare_plan import Plan
-from compare_report import FILES, grid, note, summary
+from compare_report import COST_NOTE, FILES, grid, note, summary
 from demo_jobs import ROOT, commit, show
 from demo_report import device
 from mmengine.config import Config
@@ -43,7 +43,7 @@ def write_html(results: Sequence[dict], plan: Plan, folder: Path, console: Conso
     picture = base64.b64encode((folder / FILES[-1]).read_bytes()).decode()
     parts = [
         f'<h1>{escape(title(plan))}</h1>', '<h2>Results</h2>', table(lines[0], lines[1:]),
-        f'<p class="note">{escape(note(results))}</p>',
+        f'<p class="note">{escape(note(results))} {escape(COST_NOTE)}</p>',
         f'<img alt="learning curves and results" src="data:image/png;base64,{picture}">',
         *detections(plan, [row['name'] for row in with_curves(rows)]),
         '<h2>Where the numbers come from</h2>', table(('', ''), versions()), '<h3>Data</h3>',

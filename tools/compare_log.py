@@ -13,6 +13,7 @@ from pathlib import Path
 LINES = 30  # of a training's losses: enough for a curve
 LEFT_OUT = ('data_time', 'time', 'memory', 'iter', 'base_lr')
 OF_A_MACHINE = ('folder',)
+NEEDED = ('name', 'seed', 'identity', 'digest', 'commit', 'metric', 'score', 'teacher', 'taught_by', 'finite', 'peak')
 
 
 def read_log(path: Path) -> list[dict]:
@@ -26,10 +27,12 @@ def read_log(path: Path) -> list[dict]:
     try:
         found = json.loads(gzip.decompress(path.read_bytes()))
         for entry in found:
-            _key(entry), entry['identity']
+            _ = [entry[key] for key in NEEDED]
             entry['curve'] = {int(step): value for step, value in entry['curve'].items()}
             entry['seconds'] = _number(entry['seconds'])
             entry['terms'] = {term: tuple(map(_number, values)) for term, values in entry['terms'].items()}
+    except PermissionError as error:
+        raise SystemExit(f'{path} cannot be read: {error.strerror}') from None
     except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError):
         raise SystemExit(f'{path} is no log of a comparison (JSON, compressed by gzip), or is damaged: give another '
                          'name, or move it away') from None
@@ -55,7 +58,9 @@ def write_log(path: Path, results: Iterable[dict]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone_in(path.parent):
-            entries = {_key(entry): entry for entry in [*read_log(path), *results]}
+            there, results = read_log(path), list(results)
+            check_names(there, {_key(entry): entry['identity'] for entry in results})
+            entries = {_key(entry): entry for entry in [*there, *results]}
             kept = [{key: value for key, value in entry.items() if key not in OF_A_MACHINE}
                     for entry in entries.values()]
             text = '[\n' + ',\n'.join(json.dumps(finite_only(entry)) for entry in kept) + '\n]\n'

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from compare_figure import INK, colours, plt  # noqa: E402
 from compare_log import read_log  # noqa: E402
-from compare_report import grid, is_reference, markdown, note, summary  # noqa: E402
+from compare_report import COLUMNS, grid, is_reference, markdown, note, summary  # noqa: E402
 from compare_variants import ALONE  # noqa: E402
 
 FILES = ('pairs.md', 'pairs.png')
@@ -64,7 +64,7 @@ def shares(summaries: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float
     return found
 
 
-def across(summaries: Mapping[str, Sequence[dict]]) -> list[list[str]]:
+def across(summaries: Mapping[str, Sequence[dict]], reference: str = ALONE) -> list[list[str]]:
     """The table over pairs, header first: the best mean of those that were measured on most pairs on top."""
     found, pairs = shares(summaries), list(summaries)
     gains = {(row['name'], pair): statistics.fmean(row['gains'])
@@ -72,7 +72,7 @@ def across(summaries: Mapping[str, Sequence[dict]]) -> list[list[str]]:
     fewer = {(row['name'], pair): f' ({len(row["seeds"])} seed(s))'
              for pair, rows in summaries.items() for row in rows if row['missing']}
     order = sorted(found, key=lambda name: (-len(found[name]), -statistics.fmean(found[name].values())))
-    table = [['', *pairs, 'mean', 'least gain']]
+    table = [['', *pairs, 'mean', f'least gain over {reference}']]
     for name in order:
         worst = min(((gain, pair) for (of, pair), gain in gains.items() if of == name), default=None)
         shown = [f'{100 * found[name][pair]:.0f} %{fewer.get((name, pair), "")}' if pair in found[name] else ''
@@ -108,18 +108,19 @@ def draw(summaries: Mapping[str, Sequence[dict]], path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logs = {pair_of(path): read_log(path) for path in args.logs}
-    there = {ALONE, *(entry['name'] for log in logs.values() for entry in log)}
+    there = {ALONE, *(entry['name'] for log in logs.values() for entry in chosen(log, args.seeds, None))}
     if unknown := {args.to, *(args.methods or ())} - there:
-        raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}')
+        raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}'
+                         f'{" of these seeds" if args.seeds else ""}')
     entries = {pair: chosen(log, args.seeds, args.methods and [*args.methods, args.to]) for pair, log in logs.items()}
     if empty := [pair for pair, rows in entries.items() if not rows]:
         raise SystemExit(f'tools/compare_pairs.py: nothing is left of {", ".join(empty)}: other --seeds?')
     summaries = {pair: summary(rows, args.to) for pair, rows in entries.items()}
     parts = []
     for pair, rows in summaries.items():
-        parts += [f'## {pair}', markdown(grid(entries[pair], rows, args.to)), note(entries[pair], args.to)]
+        parts += [f'## {pair}', markdown(grid(entries[pair], rows, args.to, COLUMNS)), note(entries[pair], args.to)]
     if len(summaries) > 1:
-        parts += ['## all pairs: part of the gap', markdown(across(summaries))]
+        parts += ['## all pairs: part of the gap', markdown(across(summaries, args.to))]
     text = '\n\n'.join(parts) + '\n'
     print(text)
     if args.out:

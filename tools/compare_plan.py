@@ -20,6 +20,7 @@ from mmengine.config import Config
 
 from mmgkd.preflight import InputError, check_training, is_classifier, is_distiller
 
+EVALUATORS = ('CocoMetric', 'VOCMetric', 'Accuracy')  # what gives compare_report.METRICS
 Jobs = dict[tuple[str, int], Job]  # by name and seed
 
 
@@ -32,12 +33,14 @@ class Plan(NamedTuple):
         tests (Jobs): What the first seed's detectors find on the test images.
         identities (dict): Of trainings, see :mod:`compare_identity`; those of one identity are one job.
         known (dict): What a log has of trainings.
+        logged (dict): What the log calls them.
     """
     trainings: Jobs
     terms: Jobs
     tests: Jobs
     identities: dict[tuple[str, int], str]
     known: dict[tuple[str, int], dict]
+    logged: dict[tuple[str, int], str]
 
     def all(self) -> list[Job]:
         """What is to be run, or was: trainings that the log knows are only run if others need what they leave."""
@@ -72,19 +75,23 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
     trainings: Jobs = {}
     identities, jobs = {}, {}
     for some in (teachers, configs):
-        for seed in seeds:
+        for seed in dict.fromkeys([*seeds, *(entry['seed'] for entry in log)]):
             for name, cfg in some.items():
                 cfg = seeded(cfg, seed)
                 teacher = whose.get(name) if some is configs else None, seed
                 key = identities[name, seed] = identity(cfg, identities.get(teacher, ''))
+                if seed not in seeds:  # that the log is of the same pair is all there is to know
+                    continue
                 if key not in jobs:
                     jobs[key] = training(name, cfg, seed, folder, key, trainings.get(teacher))
                 trainings[name, seed] = jobs[key]
     check_names(log, identities)
+    identities = {key: identities[key] for key in trainings}
     logged = {entry['identity']: entry for entry in log}
     known = {key: logged[found] | dict(name=key[0], seed=key[1], teacher=teacher_of(trainings[key]))
              for key, found in identities.items() if found in logged}
-    return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]), identities, known)
+    names = {key: logged[identities[key]]['name'] for key in known}
+    return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]), identities, known, names)
 
 
 def teacher_of(job: Job) -> str:
@@ -124,6 +131,11 @@ def check(name: str, cfg: Config, teacher_comes: bool) -> None:
     if 'max_epochs' not in cfg.get('train_cfg', {}):
         raise SystemExit(f'tools/compare.py: {name}: trainings are counted in epochs, and there is no '
                          'train_cfg.max_epochs')
+    given = cfg.get('val_evaluator') or ()
+    metrics = [str(metric.get('type')) for metric in ([given] if isinstance(given, dict) else given)]
+    if not any(metric.rpartition('.')[2] in EVALUATORS for metric in metrics):
+        raise SystemExit(f'tools/compare.py: {name}: val_evaluator must have one of {", ".join(EVALUATORS)}, whose '
+                         f'scores are compared, got {", ".join(metrics) or "none"}')
     try:
         check_training(alone(cfg) if teacher_comes else cfg)
     except InputError as error:

@@ -22,13 +22,16 @@ from training_files import read_scalars
 
 METRICS = {  # MMEngine's name: what to call it, and the factor that makes it percent
     'coco/bbox_mAP': ('mAP', 100), 'pascal_voc/mAP': ('mAP', 100), 'accuracy/top1': ('top-1', 1)}
-COLUMNS = ('', '{metric}', 'to {reference}', 'of the gap', 'own terms: without → with it', 'time', 'peak MB')
+COLUMNS = ('', '{metric}', 'to {reference}', 'of the gap', 'own terms: without → with it')
+COST = ('time', 'peak MB')
 NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {count} seed(s). "To {reference}": the ' \
        'mean paired difference to that row, with a 95 % confidence interval (Student\'s t) where there are several ' \
-       'seeds; "of the gap": the gain over the student alone, divided by what its teacher is ahead. Own terms: raw ' \
-       'values on the same batches, for the student trained without the method and for the one trained with it. Time ' \
-       'of an iteration relative to the student alone, median, with other trainings beside it, and maybe of another ' \
-       'machine in a log.'
+       'seeds, which is over seeds alone and not over images; "of the gap": the gain over the student alone, divided ' \
+       'by what its teacher is ahead, if that is a point or more. Own terms: raw values on the same batches, for the ' \
+       'student trained without the method and for the one trained with it.'
+COST_NOTE = 'Time of an iteration relative to the student alone, and memory of the process: medians over seeds, with ' \
+            'other trainings beside them, and maybe of another machine in a log.'
+LEAST_LEAD = 1.  # point: parts of less are noise
 FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
 
@@ -47,7 +50,8 @@ def collect(plan: Plan) -> list[dict]:
 
 def doubts(plan: Plan) -> list[str]:
     """What a reader of a table with entries of a log has to know."""
-    said = []
+    said = [f'{name} of seed {seed} is {called} in the log, by which name compare_pairs.py knows it.'
+            for (name, seed), called in plan.logged.items() if called != name]
     other = [key for key, known in plan.known.items() if known['digest'] != plan.trainings[key].digest]
     if other:
         commits = sorted({plan.known[key]['commit'] or 'unknown' for key in other})
@@ -100,7 +104,7 @@ def summary(results: Sequence[dict], reference: str = ALONE) -> list[dict]:
             [row['score'] - others[row['seed']]['score'] for row in runs if row['seed'] in others],
             share=None if is_reference(name) else share(gaps),
             time=statistics.median(row['seconds'] / base['seconds'] for row, base in pairs) if pairs else None,
-            peak=max(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
+            peak=statistics.median(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
             missing=len({row['seed'] for row in results} - {row['seed'] for row in runs}),
             strange=sum(is_strange(row, teachers) for row in runs),
             terms={term: tuple(statistics.fmean(row['terms'][term][i] for row in runs) for i in (0, 1))
@@ -120,9 +124,9 @@ def is_reference(name: str) -> bool:
 
 
 def share(gaps: Sequence[tuple[float, float]]) -> float | None:
-    """The part of the teacher's lead that a student has made up, of means over seeds; none if there is no lead."""
-    gain, lead = (sum(values) for values in zip(*gaps, strict=True)) if gaps else (0., 0.)
-    return gain / lead if lead > 0 else None
+    """The part of the teacher's lead that a student has made up, of means over seeds; none of next to no lead."""
+    gain, lead = (statistics.fmean(values) for values in zip(*gaps, strict=True)) if gaps else (0., 0.)
+    return gain / lead if lead >= LEAST_LEAD else None
 
 
 def interval(values: Sequence[float], level: float = .95) -> tuple[float, float] | None:
@@ -143,7 +147,7 @@ def gain(values: Sequence[float]) -> str:
 
 
 def cells(row: dict) -> tuple[str, ...]:
-    """A row in the order of ``COLUMNS``, empty where there is nothing to say."""
+    """A row in the order of ``COLUMNS`` and ``COST``, empty where there is nothing to say."""
     own = ', '.join(f'{term.partition("_")[2]} {without:.3g} → {having:.3g}'
                     for term, (without, having) in row['terms'].items())
     idle = row['terms'] and all(having >= without for without, having in row['terms'].values())
@@ -152,14 +156,15 @@ def cells(row: dict) -> tuple[str, ...]:
         ('diverged', not row['finite']), ('no term of its own fell', idle)) if holds)
     return (row['name'] + flags, mean_and_spread(row['scores']), gain(row['gains']),
             '' if row['share'] is None else f'{100 * row["share"]:.0f} %', own,
-            f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}')
+            f'{row["time"]:.2f}' if row['time'] else '', f'{row["peak"]:.0f}' if row['peak'] else '')
 
 
-def grid(results: Sequence[dict], rows: Sequence[dict], reference: str = ALONE) -> list[tuple[str, ...]]:
+def grid(results: Sequence[dict], rows: Sequence[dict], reference: str = ALONE,
+         columns: Sequence[str] = COLUMNS + COST) -> list[tuple[str, ...]]:
     """The table, header first, without columns of which no row has anything."""
-    header = [column.format(metric=results[0]['metric'], reference=reference) for column in COLUMNS]
-    columns = zip(header, *map(cells, rows), strict=True)
-    return list(zip(*(column for column in columns if any(column[1:])), strict=True))
+    header = [column.format(metric=results[0]['metric'], reference=reference) for column in columns]
+    lines = zip(header, *(cells(row)[:len(header)] for row in rows), strict=True)
+    return list(zip(*(line for line in lines if any(line[1:])), strict=True))
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
@@ -189,9 +194,10 @@ def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     for line in lines[1:]:
         table.add_row(*(escape(line[i]) for i in narrow))
     console.print(table)
-    console.print(note(results), style='dim', markup=False, highlight=False)
+    said = f'{note(results)} {COST_NOTE}'
+    console.print(said, style='dim', markup=False, highlight=False)
     paths = text_file, csv_file, json_file, picture = [folder / name for name in FILES]
-    text_file.write_text(f'{markdown(lines)}\n\n{note(results)}\n', encoding='utf-8')
+    text_file.write_text(f'{markdown(lines)}\n\n{said}\n', encoding='utf-8')
     json_file.write_text(json.dumps(finite_only([without(row, 'scalars') for row in results]), indent=1))
     with csv_file.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)

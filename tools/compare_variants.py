@@ -52,6 +52,8 @@ def variants(pair: Config, wanted: Sequence[str], epochs: int | None = None) -> 
     found = {ALONE: alone(pair)}
     if pair.model.get('inherit'):
         found[INHERIT] = inheriting(pair)
+    elif INHERIT in wanted:
+        raise SystemExit(f'tools/compare.py: {INHERIT}: this pair inherits nothing (model.inherit)')
     known, references = method_files(model_config(pair.model.student)), dict(found)
     for label in known if list(wanted) == ['all'] else wanted:
         base, *changes = re.split(r':(?=[\w.]+\*?=)', label)

@@ -16,7 +16,7 @@ from mmgkd.connectors import NeckConnector
 
 __all__ = ['SHUFFLES', 'ShuffledConnector']
 
-SHUFFLES = ('channels', 'channels anew', 'cells', 'images')
+SHUFFLES = ('channels', 'channels anew', 'images')
 
 
 @MODELS.register_module()
@@ -24,11 +24,10 @@ class ShuffledConnector(NeckConnector):
     """The teacher's maps out of order.
 
     Args:
-        shuffle (str): ``channels``: one order for the whole training, another at each level. A graph is the same
+        shuffle (str): ``channels``: one order, the same for every training, another at each level. A graph is the same
             in any order, so without inherited parts, which know the right one, little should change.
             ``channels anew``: another order in each iteration, so that no channel of the student has a counterpart.
-            ``cells``: one order of cells, which keeps each channel's values and the graph of channels, but not where
-            things are. ``images``: each image gets the maps of the next one in the batch, and a batch of one its own.
+            ``images``: each image gets the maps of the next one in the batch, and a batch of one its own.
         options: Those of :class:`NeckConnector`.
 
     Raises:
@@ -51,8 +50,6 @@ class ShuffledConnector(NeckConnector):
     def _shuffled(self, level: int, x: Tensor) -> Tensor:
         if self.shuffle == 'images':
             return x.roll(1, 0)
-        if self.shuffle == 'cells':
-            return x.flatten(2)[..., self._order(x.shape[2] * x.shape[3], level, x.device)].view_as(x)
         return x[:, self._order(x.shape[1], level, x.device)]
 
     def _order(self, count: int, level: int, device: torch.device) -> Tensor:

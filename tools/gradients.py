@@ -42,7 +42,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def gradients(model: Distiller, data: dict) -> dict[str, list[torch.Tensor]]:
+def gradients(model: Distiller, data: dict) -> dict[str, tuple[torch.Tensor, ...]]:
     """Of one batch: the gradient at each of the student's maps, of its own losses (``task``) and of each term."""
     batch = model.data_preprocessor(data, True)
     with capture_output(getattr(model.student, model._maps_from)) as outputs:
@@ -52,9 +52,8 @@ def gradients(model: Distiller, data: dict) -> dict[str, list[torch.Tensor]]:
              for term in loss.weights}
     groups = {'task': {key: value for key, value in losses.items() if key not in names}}
     groups |= {short: {key: losses[key]} for key, short in names.items() if key in losses}
-    return {name: [x if x is not None else torch.zeros_like(y) for x, y in zip(torch.autograd.grad(
-        model.parse_losses(group)[0], maps, retain_graph=True, allow_unused=True), maps, strict=True)]
-        for name, group in groups.items()}
+    return {name: torch.autograd.grad(model.parse_losses(group)[0], maps, retain_graph=True, allow_unused=True,
+                                      materialize_grads=True) for name, group in groups.items()}
 
 
 def measure(cfg: Config, checkpoint: str, batches: int = 10) -> dict[str, list[tuple[float, float]]]:
@@ -90,7 +89,10 @@ def measure(cfg: Config, checkpoint: str, batches: int = 10) -> dict[str, list[t
 def main() -> None:
     args = parse_args()
     cfg = Config.fromfile(args.config)
-    results = {path: measure(cfg, path, args.batches) for path in args.checkpoints}
+    try:
+        results = {path: measure(cfg, path, args.batches) for path in args.checkpoints}
+    except (FileNotFoundError, RuntimeError, ValueError) as error:
+        raise SystemExit(f'tools/gradients.py: {error}') from None
     for path, terms in results.items():
         table = Table(title=f'{path}: norm relative to the student\'s own loss (cosine with it)', title_justify='left')
         for column in ('', *(f'level {i}' for i in range(len(next(iter(terms.values())))))):
