@@ -29,10 +29,21 @@ def identity(cfg: Config, teacher: str = '') -> str:
         model = values['model'] = dict(values['model'])
         told = model['teacher'] = dict(model['teacher'])
         model['student'] = model_config(cfg.model.student).to_dict()
-        told['config'] = model_config(told['config'], told.pop('overrides', None), role='teacher').to_dict()
+        told['config'] = _teacher(as_text([told['config'], told.pop('overrides', None)]), _changed(told['config']))
         told['checkpoint'] = teacher or told.get('checkpoint')
     text = as_text(values)
     return digest(text.replace(f'{ROOT}/', ''), *(content(path) for path in files_read(cfg, json.loads(text))))
+
+
+@functools.lru_cache(None)
+def _teacher(told: str, _changed: int) -> dict:
+    config, overrides = json.loads(told)
+    return model_config(config, overrides, role='teacher').to_dict()
+
+
+def _changed(config: str | dict) -> int:
+    path = Path(config) if isinstance(config, str) else ROOT
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def as_text(value) -> str:
