@@ -31,7 +31,7 @@ import compare_report  # noqa: E402
 import compare_variants  # noqa: E402
 import own_terms  # noqa: E402
 from compare_report import cells, summary  # noqa: E402
-from demo_jobs import Job, JobFailed, run_jobs  # noqa: E402
+from jobs import Job, JobFailed, run_jobs  # noqa: E402
 from test_demo import job, order  # noqa: E402
 
 PAIR = ROOT / 'configs/digits/gkd.py'

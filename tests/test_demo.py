@@ -17,8 +17,8 @@ TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 sys.path.append(str(TOOLS))
 
 import demo  # noqa: E402
-import demo_progress  # noqa: E402
-from demo_jobs import Job, JobFailed, lock, run_jobs  # noqa: E402
+import progress  # noqa: E402
+from jobs import Job, JobFailed, lock, run_jobs  # noqa: E402
 from training_files import latest_checkpoint  # noqa: E402
 
 
@@ -203,7 +203,7 @@ def test_progress_without_a_terminal(tmp_path):
     scalars.parent.mkdir(parents=True)
     scalars.write_text('{"loss": 2.5, "step": 30, "time": 1}\n{"coco/bbox_mAP": 0.1, "step": 3}\n{"loss": 1')
     training = job(tmp_path, 'training', 'import time; time.sleep(.5)', steps=120, guess=60.)
-    with demo_progress.Watch(console, 2, every=.2) as watch:
+    with progress.Watch(console, 2, every=.2) as watch:
         run([training, job(tmp_path, 'test', needs=[training])], watch=watch)
     text = console.export_text()
     assert 'running: training (30/120)' in text and 'left' in text and 'elapsed 0:00:00' in text
@@ -212,7 +212,7 @@ def test_progress_without_a_terminal(tmp_path):
 
 def test_progress_on_a_terminal(tmp_path):
     console = Console(record=True, width=120, force_terminal=True, file=open(os.devnull, 'w'))
-    with demo_progress.Watch(console, 2) as watch:
+    with progress.Watch(console, 2) as watch:
         one = job(tmp_path, 'one', 'import time; time.sleep(.3)', steps=10)
         run([one, job(tmp_path, 'two')], watch=watch)
         shown = {task.description for task in watch.bars.tasks}
@@ -224,9 +224,9 @@ def test_forecast_follows_the_schedule(tmp_path):
     students = [job(tmp_path, name, needs=[teacher]) for name in ('gkd', 'student')]
     jobs = [teacher, *students, job(tmp_path, 'other')]
     left = dict(zip(jobs, (10., 20., 15., 12.), strict=True))
-    assert demo_progress.forecast(jobs, set(), left, 2) == 30.  # 10, then 20 beside 2 and 15
-    assert demo_progress.forecast(jobs, set(), left, 1) == 57.
-    assert demo_progress.forecast(jobs, {teacher}, left, 3) == 20.
+    assert progress.forecast(jobs, set(), left, 2) == 30.  # 10, then 20 beside 2 and 15
+    assert progress.forecast(jobs, set(), left, 1) == 57.
+    assert progress.forecast(jobs, {teacher}, left, 3) == 20.
 
 
 def test_the_log_of_an_earlier_run_tells_the_step_but_not_the_pace(tmp_path):
@@ -243,5 +243,5 @@ def test_the_log_of_an_earlier_run_tells_the_step_but_not_the_pace(tmp_path):
 def test_durations_are_measured_on_the_kind_or_scaled(tmp_path):
     jobs = [job(tmp_path, name, steps=100, guess=50.) for name in ('a', 'b')]
     jobs[0].marks = [(0., 10), (20., 20)]
-    times = demo_progress.durations([*jobs, dataclasses.replace(jobs[0], marks=[])])
-    assert [round(value - demo_progress.START) for value in times.values()] == [200, 200, 200]
+    times = progress.durations([*jobs, dataclasses.replace(jobs[0], marks=[])])
+    assert [round(value - progress.START) for value in times.values()] == [200, 200, 200]

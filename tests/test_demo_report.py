@@ -13,7 +13,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / 'tools'))
 
 import demo_figure  # noqa: E402
 import demo_report  # noqa: E402
-from demo_figure import Boxes, Example  # noqa: E402
+from boxes import Boxes, hits, shown  # noqa: E402
+from demo_figure import Example  # noqa: E402
 
 
 def results(alone, distilled):
@@ -47,8 +48,8 @@ def test_table_and_files(tmp_path, monkeypatch):
     console = Console(record=True, width=80)
     demo_report.write(measured, tmp_path, console)
     text, saved = console.export_text(), (tmp_path / 'results.md').read_text()
-    for shown in ('21.0 ± 1.0', '26.0 ± 1.0', '52.0 ± 2.0', '1.25 M', '401', 'better by 5.0', 'one thread'):
-        assert shown in text and shown in saved, shown
+    for said in ('21.0 ± 1.0', '26.0 ± 1.0', '52.0 ± 2.0', '1.25 M', '401', 'better by 5.0', 'one thread'):
+        assert said in text and said in saved, said
     assert '…' not in text
     numbers = json.loads((tmp_path / 'results.json').read_text())
     assert numbers['gkd_minus_alone'] == [5., 5., 5.]
@@ -80,9 +81,9 @@ def test_a_box_is_right_once_with_its_class_and_half_the_overlap():
     truth = Boxes(np.array([[0., 0, 10, 10], [20, 20, 30, 30]]), np.array([3, 7]), np.ones(2))
     boxes = [[0., 0, 10, 10], [0, 0, 10, 9], [20, 20, 30, 30], [20, 20, 30, 26], [20, 20, 30, 24]]
     found = Boxes(np.array(boxes), np.array([3, 3, 1, 7, 7]), np.array([.5, .9, .8, .35, .2]))
-    shown = demo_figure.shown(found)
-    assert shown.scores.tolist() == [.9, .8, .5, .35]
-    assert demo_figure.hits(shown, truth) == [True, False, False, True]
+    sure = shown(found)
+    assert sure.scores.tolist() == [.9, .8, .5, .35]
+    assert hits(sure, truth) == [True, False, False, True]
 
 
 def test_metrics_of_the_last_test_and_of_a_detector_that_finds_nothing(tmp_path):

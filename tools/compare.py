@@ -23,9 +23,9 @@ from compare_html import write_html  # noqa: E402
 from compare_log import read_log, write_log  # noqa: E402
 from compare_plan import Plan, plan  # noqa: E402
 from compare_report import collect, doubts, write  # noqa: E402
-from demo_jobs import lock, run_jobs, show  # noqa: E402
-from demo_progress import Watch  # noqa: E402
+from jobs import lock, run_jobs, show  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from progress import Watch  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from demo_figure import MIN_IOU, MIN_SCORE, RIGHT, TRUTH, WRONG, Boxes, draw_boxes, hits, plt, shown
-from demo_report import read_predictions
+from boxes import MIN_IOU, MIN_SCORE, RIGHT, TRUTH, WRONG, Boxes, draw_boxes, hits, read_predictions, shown
 from mmengine.config import Config
+from plots import plt
 
 COUNT = 4
 OBJECTS = (2, 12)  # in an example: enough to compare, few enough to see

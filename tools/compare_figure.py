@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo_figure import INK, apart, by_epoch, plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+from plots import INK, apart, by_epoch, plt
 
 FIXED = {'teacher': '#595959', 'alone': '#D55E00', 'inherit': '#CC79A7', 'gkd': '#0072B2'}
 REFERENCES = ('alone', 'inherit')  # longer, say: what the rest has to beat

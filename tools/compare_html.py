@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import platform
 import shlex
@@ -12,14 +11,12 @@ from pathlib import Path
 
 from compare_examples import legend, panels
 from compare_figure import with_curves
+from compare_identity import annotations, content
 from compare_plan import Plan
 from compare_report import COST_NOTE, FILES, grid, note, summary
-from demo_jobs import ROOT, commit, show
-from demo_report import device
+from jobs import commit, device, show
 from mmengine.config import Config
 from rich.console import Console
-
-from mmgkd.preflight import innermost
 
 PAGE = 'report.html'
 STYLE = """
@@ -101,15 +98,9 @@ def versions() -> list[tuple[str, str]]:
 
 
 def data_files(plan: Plan) -> list[tuple[str, str]]:
-    """The annotations of the data that are trained, validated and tested on."""
+    """The annotations, with their digests."""
     cfg = Config.fromfile(str(next(iter(plan.trainings.values())).folder / 'config.py'))
-    files = {}
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-        for part in innermost(cfg[loader].dataset) if cfg.get(loader) else ():
-            path = ROOT / (part.get('data_root') or '') / (part.get('ann_file') or '')
-            if path.is_file():
-                files[show(path)] = '$' + sha256(path)
-    return list(files.items())
+    return [(show(path), '$' + content(path)) for path in annotations(cfg)]
 
 
 def trainings(plan: Plan) -> list[tuple[str, ...]]:
@@ -120,11 +111,7 @@ def trainings(plan: Plan) -> list[tuple[str, ...]]:
             whole = '--resume' not in record['command']  # else the time is that of its last run alone
             minutes = f'{record["seconds"] / 60:.1f}' if whole else ''
             rows.append((name, str(seed), minutes, str(record['threads']),
-                         '$' + shlex.join(['python', *record['command'][1:]]), '$' + sha256(job.product)))
+                         '$' + shlex.join(['python', *record['command'][1:]]), '$' + content(job.product)))
         elif (name, seed) in plan.known:
             rows.append((name, str(seed), '', '', f'from the log, commit {plan.known[name, seed]["commit"]}', ''))
     return rows
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from demo_jobs import ROOT, digest
+from jobs import ROOT, digest
 from mmengine.config import Config
 
 from mmgkd.detectors import model_config
@@ -59,10 +59,15 @@ def _plain(value):
 
 def files_read(cfg: Config, values: dict) -> list[Path]:
     """The annotations and the weights that are there; of weights yet to come, and of images, nothing is known."""
+    weights = [ROOT / text for text in _texts(values) if text.endswith(WEIGHTS)]
+    return sorted({*annotations(cfg), *(path for path in weights if path.is_file())})
+
+
+def annotations(cfg: Config) -> list[Path]:
+    """Those of the data that are trained, validated and tested on, if they are there."""
     found = [ROOT / (part.get('data_root') or '') / (part.get('ann_file') or '')
              for loader in LOADERS if cfg.get(loader) for part in innermost(cfg[loader].dataset)]
-    found += [ROOT / text for text in _texts(values) if text.endswith(WEIGHTS)]
-    return sorted({path for path in found if path.is_file()})
+    return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
 def _texts(value) -> Iterator[str]:

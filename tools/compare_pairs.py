@@ -17,10 +17,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from compare_figure import INK, colours, plt  # noqa: E402
+from compare_figure import colours  # noqa: E402
 from compare_log import read_log  # noqa: E402
-from compare_report import COLUMNS, grid, is_reference, markdown, note, summary  # noqa: E402
+from compare_report import COLUMNS, grid, is_reference, note, summary  # noqa: E402
 from compare_variants import ALONE  # noqa: E402
+from plots import INK, plt  # noqa: E402
+from tables import markdown  # noqa: E402
 
 FILES = ('pairs.md', 'pairs.png')
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from compare_identity import as_text, identity
 from compare_log import check_names
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
-from demo_jobs import ROOT, Job, digest
+from jobs import ROOT, Job, digest
 from mmengine.config import Config
 
 from mmgkd.preflight import InputError, check_training, is_classifier, is_distiller

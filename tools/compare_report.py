@@ -12,12 +12,12 @@ from compare_figure import draw
 from compare_log import finite_only, thin
 from compare_plan import Plan, teacher_of
 from compare_variants import ALONE, TEACHER
-from demo_jobs import Job, show
-from demo_report import mean_and_spread
+from jobs import Job, show
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from scipy.stats import t as student_t
+from tables import markdown, mean_and_spread
 from training_files import read_scalars
 
 METRICS = {  # MMEngine's name: what to call it, and the factor that makes it percent
@@ -165,11 +165,6 @@ def grid(results: Sequence[dict], rows: Sequence[dict], reference: str = ALONE,
     header = [column.format(metric=results[0]['metric'], reference=reference) for column in columns]
     lines = zip(header, *(cells(row)[:len(header)] for row in rows), strict=True)
     return list(zip(*(line for line in lines if any(line[1:])), strict=True))
-
-
-def markdown(table: Sequence[Sequence[str]]) -> str:
-    """A table whose first row is its header."""
-    return '\n'.join(f'| {" | ".join(line)} |' for line in [table[0], ['---'] * len(table[0]), *table[1:]])
 
 
 def note(results: Sequence[dict], reference: str = ALONE) -> str:

@@ -27,10 +27,10 @@ QUICK = {'train_cfg.max_epochs': 1, 'train_cfg.val_interval': 1, 'param_schedule
 
 try:
     import matplotlib  # noqa: F401  (fail now rather than after the training)
-    from demo_jobs import Job, JobFailed, digest, lock, run_jobs, show
-    from demo_progress import Watch
+    from jobs import Job, JobFailed, digest, lock, run_jobs, show
     from make_digits import STAMP, make_digits
     from mmengine.config import Config
+    from progress import Watch
     from rich.console import Console
 except ModuleNotFoundError as error:
     raise SystemExit(f'tools/demo.py: {error}. "make setup" installs all that is needed, or:\n'

@@ -4,28 +4,13 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import matplotlib
-import numpy as np
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
+from boxes import MIN_IOU, MIN_SCORE, RIGHT, TRUTH, WRONG, Boxes, draw_boxes, hits, shown
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from plots import INK, apart, by_epoch, plt
 
 COLOURS = dict(teacher='#595959', student='#D55E00', gkd='#0072B2')  # told apart with any colour vision
-RIGHT, WRONG, TRUTH = '#00E08A', '#FF4B3E', '#FFFFFF'
-MIN_SCORE, MIN_IOU = .3, .5
-INK = '#333333'
-
-
-class Boxes(NamedTuple):
-    """Boxes (N, 4) as corners x1, y1, x2, y2 in pixels, their labels (N,) and scores (N,)."""
-    boxes: np.ndarray
-    labels: np.ndarray
-    scores: np.ndarray
 
 
 @dataclass
@@ -34,56 +19,6 @@ class Example:
     image: Path
     truth: Boxes
     found: dict[str, Boxes]
-
-
-def iou(one: np.ndarray, many: np.ndarray) -> np.ndarray:
-    """Intersection over union (N,) of a box (4,) with boxes (N, 4)."""
-    sides = np.minimum(one[2:], many[:, 2:]) - np.maximum(one[:2], many[:, :2])  # (N, 2)
-    both = sides.clip(0).prod(axis=1)
-    return both / ((one[2:] - one[:2]).prod() + (many[:, 2:] - many[:, :2]).prod(axis=1) - both)
-
-
-def shown(found: Boxes) -> Boxes:
-    """What is sure enough to be shown, the surest first."""
-    order = np.argsort(-found.scores, kind='stable')
-    order = order[found.scores[order] >= MIN_SCORE]
-    return Boxes(*(values[order] for values in found))
-
-
-def hits(found: Boxes, truth: Boxes) -> list[bool]:
-    """Whether each box, the surest first, is a digit of the truth that no surer one has taken."""
-    free = np.ones(len(truth.labels), bool)
-    answers = []
-    for box, label in zip(found.boxes, found.labels, strict=True):
-        overlaps = np.where(free & (truth.labels == label), iou(box, truth.boxes), 0)
-        best = int(overlaps.argmax()) if len(overlaps) else -1
-        answers.append(best >= 0 and overlaps[best] >= MIN_IOU)
-        if answers[-1]:
-            free[best] = False
-    return answers
-
-
-def draw_boxes(axes: Axes, boxes: Boxes, colours: list[str]) -> None:
-    """Frames with their digits; wrong ones are dashed too, for those who do not see their red."""
-    bounds = []
-    for box, label, colour in zip(boxes.boxes, boxes.labels, colours, strict=True):
-        (x1, y1, x2, y2), style = box, (0, (2.5, 1.2)) if colour == WRONG else '-'
-        for width, edge in ((3.2, '#00000090'), (1.7, colour)):
-            axes.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, linewidth=width, edgecolor=edge,
-                                     linestyle=style if edge == colour else '-'))
-        tag = tag_place(box, bounds, axes.get_ylim()[0])
-        bounds.append(tag)
-        axes.text(*tag, str(label), ha='left', va='bottom', fontsize=9, fontweight='bold', color='black',
-                  bbox=dict(boxstyle='square,pad=0.12', facecolor=colour, edgecolor='none'))
-
-
-def tag_place(box: np.ndarray, taken: list[tuple[float, float]], height: float) -> tuple[float, float]:
-    """Where a digit's tag goes: above the box, or below it, or beside, wherever no other tag is."""
-    x1, y1, x2, y2 = box
-    places = [(x1, y1 - 2), (x2 - 9, y1 - 2), (x1, y2 + 14), (x2 - 9, y2 + 14), (x2 + 2, y1 + 12)]
-    places = [place for place in places if 14 <= place[1] <= height - 1] or [(x1, y1 + 14)]
-    return next((place for place in places
-                 if all(abs(place[0] - x) > 9 or abs(place[1] - y) > 13 for x, y in taken)), places[0])
 
 
 def draw_examples(place, examples: list[Example], names: dict[str, str]) -> None:
@@ -119,11 +54,6 @@ def draw_example(axes: Axes, example: Example, kind: str | None) -> None:
         draw_boxes(axes, found, [RIGHT if hit else WRONG for hit in right])
         caption = f'{sum(right)} of {total} found, {len(right) - sum(right)} wrong'
     axes.set_xlabel(caption, fontsize=11, color=INK, labelpad=4)
-
-
-def by_epoch(curve: dict) -> dict[int, float]:
-    """A curve in the order of its epochs, which are text where it comes from a file."""
-    return dict(sorted((int(epoch), value) for epoch, value in curve.items()))
 
 
 def mean_curve(curves: list[dict[int, float]]) -> dict[int, float]:
@@ -164,16 +94,6 @@ def name_ends(axes: Axes, detectors: dict[str, dict], ends: dict[str, tuple[int,
         axes.annotate(detectors[kind]['name'], ends[kind], xytext=(1.03, place), va='center', fontsize=12,
                       textcoords=('axes fraction', 'data'), fontweight='bold', color=COLOURS[kind],
                       annotation_clip=False)
-
-
-def apart(places: list[float], least: float) -> list[float]:
-    """Rising places, moved as little as need be to lie at least so far from each other."""
-    places = list(places)
-    for _ in range(100):
-        for i in range(len(places) - 1):
-            push = max(0, least - places[i + 1] + places[i]) / 2
-            places[i], places[i + 1] = places[i] - push, places[i + 1] + push
-    return places
 
 
 def draw_table(axes: Axes, columns: tuple[str, ...], rows: dict[str, tuple[str, ...]]) -> None:

@@ -2,16 +2,17 @@
 from __future__ import annotations
 
 import json
-import pickle
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from demo_figure import Boxes, Example, draw
-from demo_jobs import ROOT, Job, show
+from boxes import Boxes, read_predictions
+from demo_figure import Example, draw
+from jobs import ROOT, Job, device, show
 from rich.console import Console
 from rich.table import Table
+from tables import markdown, mean_and_spread
 from training_files import read_scalars
 
 NAMES = dict(teacher='teacher', student='student alone', gkd='student + GKD')
@@ -73,18 +74,7 @@ def count_parameters(config: str) -> int:
     return sum(p.numel() for p in MODELS.build(model_config(model.get('student', model))).parameters())
 
 
-def device() -> str:
-    import torch
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
-
-
 # ---- saying
-
-def mean_and_spread(values: Sequence[float]) -> str:
-    """``30.1``, or ``30.1 ± 0.8`` with the standard deviation over seeds."""
-    mean = f'{statistics.fmean(values):.1f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.1f}'
-
 
 def rows(results: dict) -> list[tuple[str, ...]]:
     """The table's rows, in the order of ``COLUMNS``."""
@@ -132,9 +122,9 @@ def notes(results: dict) -> list[str]:
     return [*quick, f'mAP and AP50 in percent{over}.', start, time]
 
 
-def markdown(results: dict) -> str:
-    lines = [COLUMNS, ('---', *['---:'] * (len(COLUMNS) - 1)), *rows(results)]
-    table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+def as_text(results: dict) -> str:
+    """The table, what it means, and the figure, as Markdown."""
+    table = markdown([COLUMNS, *rows(results)])
     return '\n\n'.join([table, verdict(results), *notes(results), f'![comparison]({FILES[2]})\n'])
 
 
@@ -154,7 +144,7 @@ def write(results: dict, folder: Path, console: Console) -> None:
     """Print the results, and write them and the figure into a folder."""
     numbers, text, picture = (folder / name for name in FILES)
     numbers.write_text(json.dumps({**results, 'gkd_minus_alone': differences(results)}, indent=1))
-    text.write_text(markdown(results))
+    text.write_text(as_text(results))
     lines = dict(zip(results['detectors'], rows(results), strict=True))
     draw(results, COLUMNS, lines, examples(results), picture)
     print_table(results, console)
@@ -184,12 +174,3 @@ def examples(results: dict) -> list[Example]:
                               Boxes(boxes, labels, np.ones(len(labels))),
                               {kind: found[kind][image['id']] for kind in found}))
     return chosen
-
-
-def read_predictions(path: str) -> dict[int, Boxes]:
-    """What ``tools/test.py --out`` wrote, by image."""
-    with open(path, 'rb') as file:
-        samples = pickle.load(file)  # our own file
-    keys = ('bboxes', 'labels', 'scores')
-    return {sample['img_id']: Boxes(*(sample['pred_instances'][key].numpy() for key in keys))
-            for sample in samples}

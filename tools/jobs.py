@@ -83,7 +83,7 @@ class Job:
         self.threads, self.commit, self.started = threads, commit(), time.monotonic()
         with self.log.open('a') as log:
             print('$', *self.command, file=log, flush=True)
-            # a session of its own: Ctrl-C reaches the demo alone, which then stops all of a job's processes
+            # a session of its own: Ctrl-C reaches this process alone, which then stops all of a job's processes
             self.process = subprocess.Popen(
                 self.command, cwd=ROOT, env=environment(threads), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True, pass_fds=inherited)
@@ -140,6 +140,12 @@ def commit() -> str:
         return git('rev-parse', 'HEAD').strip() + ' with changes' * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return 'not a git repository'
+
+
+def device() -> str:
+    """What trainings run on."""
+    import torch
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
 
 
 def digest(*texts: str) -> str:
@@ -238,10 +244,10 @@ def tail(path: Path, count: int = 30) -> str:
 
 
 def lock(folder: Path):
-    """Keep a second demo out of a work folder, for as long as this one or a job of it lives.
+    """Keep a second comparison out of a work folder, for as long as this one or a job of it lives.
 
     Raises:
-        BlockingIOError: Another demo runs there.
+        BlockingIOError: Another one runs there.
     """
     import fcntl
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,11 @@
-"""Shows how far the demo is and how long it will take: bars on a terminal, else a line now and then."""
+"""Shows how far jobs are and how long they will take: bars on a terminal, else a line now and then."""
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from datetime import timedelta
 
-from demo_jobs import Job, ready
+from jobs import Job, ready
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
