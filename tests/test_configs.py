@@ -17,7 +17,7 @@ from mmgkd.preflight import InputError, check_testing, check_training
 sys.path.append(str(ROOT / 'tools'))  # where the controls of the study are
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = ('cifar10', 'cifar100', 'digits_cls')  # folders, see tests/classification
-METHODS = ['configs/study/pkd_gkd.py']  # of no pair
+METHODS = ['configs/study/cwd_decayed.py', 'configs/study/pkd_gkd.py']  # of no pair
 DETECTORS = [path for path in CONFIGS if Path(path).parts[1] not in CLASSIFIERS and path not in METHODS]
 FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
 
@@ -52,7 +52,8 @@ def test_every_config_trains_a_step_at_tiny_size(path):
     model, logged = train_step(load(path), (3, 96, 128))
     distilled = 'gkd' in Path(path).stem or path.startswith('configs/study/') and 'student' not in path
     assert distilled == (type(model).__name__ == 'Distiller')
-    assert distilled == any(re.fullmatch(r'loss_gkd_\w+', name) for name in logged)
+    method = re.match('fgd|pkd', Path(path).stem) or ['gkd']
+    assert distilled == any(re.fullmatch(rf'loss_{method[0]}_\w+', name) for name in logged)
 
 
 def test_two_methods_together_train_a_step():
@@ -61,6 +62,17 @@ def test_two_methods_together_train_a_step():
     cfg.model.distill_losses = method.distill_losses
     assert method.distill_losses.gkd == alone.gkd and method.distill_hooks == cfg.custom_hooks
     assert {'loss_gkd_vertex', 'loss_pkd_correlation'} <= set(train_step(cfg, (3, 96, 128))[1])
+
+
+def test_methods_on_the_schedule_of_gkd():
+    decayed = Config.fromfile(ROOT / 'configs/study/cwd_decayed.py')
+    assert decayed.distill_losses == Config.fromfile(ROOT / 'configs/_base_/cwd.py').distill_losses
+    hooks = Config.fromfile(ROOT / 'configs/_base_/gkd.py').distill_hooks
+    assert decayed.distill_hooks == hooks
+    for name in ('pkd', 'fgd'):
+        cfg = Config.fromfile(ROOT / f'configs/study/{name}_published_levels.py')
+        assert cfg.custom_hooks == hooks and cfg.model.inherit
+        assert cfg.model.distill_losses == Config.fromfile(ROOT / f'configs/_base_/{name}.py').distill_losses
 
 
 @pytest.mark.parametrize('path', FULL)
