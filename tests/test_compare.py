@@ -609,6 +609,11 @@ def test_methods_over_several_pairs(tmp_path, capsys):
     assert '| alone | 10.0 | -5.0 |' in text and '| alone | 10.0 | -7.0 |' in text  # of both pairs
     assert '| x | 15.0 |  | 50 % |' in text and '| y | 100 % |  | 100 % of 1 | +5.0 (a) |' in text
     assert '| x | 50 % | 70 % | 60 % |  |' in text
+    compare_pairs.main([*paths, '--seeds', '0', '--to', 'alone', 'x'])
+    text = capsys.readouterr().out
+    assert '|  | mAP | to alone | to x | of the gap |' in text and '"To alone" or "to x": ' in text
+    assert text.index('| teacher |') < text.index('| alone |') < text.index('| y | 20') < text.index('| x | 15')
+    assert '| alone | 10.0 |  | -5.0 |  |' in text and '| y | 20.0 | +10.0 | +5.0 | 100 % |' in text
     with pytest.raises(SystemExit, match='nothing is left of a, b'):
         compare_pairs.main([*paths, '--seeds', '5'])
     with pytest.raises(SystemExit, match='no log has q'):

@@ -1,7 +1,7 @@
 """What methods do on several pairs together, from the logs of their comparisons; nothing is trained.
 
     python tools/compare_pairs.py docs/logs/bccd.json.gz docs/logs/digits.json.gz --seeds 0 1 2 --out work_dirs/pairs
-    python tools/compare_pairs.py docs/logs/digits.json.gz --to gkd     # how far each method is from GKD
+    python tools/compare_pairs.py docs/logs/digits.json.gz --to alone gkd     # and how far each method is from GKD
 
 For each pair the part of the gap between the student alone and its teacher that a method makes up, in percent; then
 its mean over pairs, and the pair on which it gained least.
@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from compare_figure import colours  # noqa: E402
 from compare_log import read_log  # noqa: E402
 from compare_report import COLUMNS, grid, is_reference, note, summary  # noqa: E402
-from compare_variants import ALONE  # noqa: E402
+from compare_variants import ALONE, INHERIT, TEACHER  # noqa: E402
 from plots import INK, plt  # noqa: E402
 from tables import markdown  # noqa: E402
 
@@ -33,8 +33,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help='what tools/compare.py --log wrote, one a pair')
     parser.add_argument('--seeds', nargs='+', type=int, help='of these seeds alone, such as those of no tuning')
     parser.add_argument('--methods', nargs='+', help='rows to show, by name (default: all)')
-    parser.add_argument('--to', default=ALONE, metavar='NAME',
-                        help='the row that gains are gains over (default: %(default)s)')
+    parser.add_argument('--to', nargs='+', default=[ALONE], metavar='NAME',
+                        help=f'the rows that gains are gains over (default: {ALONE})')
     parser.add_argument('--out', type=Path, metavar='FOLDER', help=f'write {" and ".join(FILES)} there')
     args = parser.parse_args(argv)
     for path in args.logs:
@@ -54,6 +54,16 @@ def chosen(entries: Sequence[dict], seeds: Sequence[int] | None, methods: Sequen
     """The entries of some seeds and methods; references stay."""
     return [entry for entry in entries if (seeds is None or entry['seed'] in seeds)
             and (methods is None or entry['name'] in methods or is_reference(entry['name']))]
+
+
+def ranked(entries: Sequence[dict]) -> list[dict]:
+    """Teacher, student alone and inheritance first, then the best on top."""
+    scores: dict[str, list[float]] = {}
+    for entry in entries:
+        scores.setdefault(entry['name'], []).append(entry['score'])
+    first = {name: i for i, name in enumerate((TEACHER, ALONE, INHERIT))}
+    return sorted(entries, key=lambda entry: (first.get(entry['name'], len(first)),
+                                              -statistics.fmean(scores[entry['name']]), entry['name'], entry['seed']))
 
 
 def shares(summaries: Mapping[str, Sequence[dict]]) -> dict[str, dict[str, float]]:
@@ -85,6 +95,14 @@ def across(summaries: Mapping[str, Sequence[dict]], reference: str = ALONE) -> l
     return table
 
 
+def table(entries: Sequence[dict], references: Sequence[str]) -> list[list[str]]:
+    """A pair's table, header first, with a column of gains over each reference."""
+    found = [list(zip(*grid(entries, summary(entries, name), name, COLUMNS), strict=True)) for name in references]
+    gains = [column for columns in found for column in columns if column[0] in {f'to {name}' for name in references}]
+    rest = [column for column in found[0] if column not in gains]
+    return list(zip(*rest[:2], *gains, *rest[2:], strict=True))
+
+
 def draw(summaries: Mapping[str, Sequence[dict]], path: Path) -> None:
     """A point for each method and pair, and a bar to the mean of those that were measured on all pairs."""
     found = {name: of for name, of in shares(summaries).items() if len(of) == len(summaries)}
@@ -111,18 +129,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     logs = {pair_of(path): read_log(path) for path in args.logs}
     there = {ALONE, *(entry['name'] for log in logs.values() for entry in chosen(log, args.seeds, None))}
-    if unknown := {args.to, *(args.methods or ())} - there:
+    if unknown := {*args.to, *(args.methods or ())} - there:
         raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}'
                          f'{" of these seeds" if args.seeds else ""}')
-    entries = {pair: chosen(log, args.seeds, args.methods and [*args.methods, args.to]) for pair, log in logs.items()}
+    methods = args.methods and [*args.methods, *args.to]
+    entries = {pair: ranked(chosen(log, args.seeds, methods)) for pair, log in logs.items()}
     if empty := [pair for pair, rows in entries.items() if not rows]:
         raise SystemExit(f'tools/compare_pairs.py: nothing is left of {", ".join(empty)}: other --seeds?')
-    summaries = {pair: summary(rows, args.to) for pair, rows in entries.items()}
     parts = []
-    for pair, rows in summaries.items():
-        parts += [f'## {pair}', markdown(grid(entries[pair], rows, args.to, COLUMNS)), note(entries[pair], args.to)]
+    for pair, rows in entries.items():
+        parts += [f'## {pair}', markdown(table(rows, args.to)), note(rows, '" or "to '.join(args.to))]
+    summaries = {pair: summary(rows, args.to[0]) for pair, rows in entries.items()}
     if len(summaries) > 1:
-        parts += ['## all pairs: part of the gap', markdown(across(summaries, args.to))]
+        parts += ['## all pairs: part of the gap', markdown(across(summaries, args.to[0]))]
     text = '\n\n'.join(parts) + '\n'
     print(text)
     if args.out:
