@@ -53,16 +53,21 @@ def write_html(results: Sequence[dict], plan: Plan, folder: Path, console: Conso
     console.print(show(page), markup=False, highlight=False, soft_wrap=True)
 
 
+class Code(str):
+    """Text of a table that is shown as code."""
+
+
 def title(plan: Plan) -> str:
+    """Names the folder of the comparison."""
     first = next(iter(plan.trainings.values()))
     return f'Comparison: {first.folder.parents[1].name}'
 
 
 def table(header: Sequence[str], rows) -> str:
-    """Cells are texts, but for code, which is told by a leading ``$``."""
+    """Cells are text or :class:`Code`."""
     def cell(text: str) -> str:
-        if text.startswith('$'):
-            return f'<td><code>{escape(text[1:])}</code></td>'
+        if isinstance(text, Code):
+            return f'<td><code>{escape(text)}</code></td>'
         return f'<td{" class=short" * (len(text) < 24)}>{escape(text)}</td>'
     head = ''.join(f'<th>{escape(text)}</th>' for text in header)
     body = '\n'.join(f'<tr>{"".join(map(cell, row))}</tr>' for row in rows)
@@ -86,6 +91,7 @@ def detections(plan: Plan, names: Sequence[str]) -> list[str]:
 
 
 def versions() -> list[tuple[str, str]]:
+    """Of everything whose change may change a result."""
     import mmcv
     import mmdet
     import mmengine
@@ -100,10 +106,11 @@ def versions() -> list[tuple[str, str]]:
 def data_files(plan: Plan) -> list[tuple[str, str]]:
     """The annotations, with their digests."""
     cfg = Config.fromfile(str(next(iter(plan.trainings.values())).folder / 'config.py'))
-    return [(show(path), '$' + content(path)) for path in annotations(cfg)]
+    return [(show(path), Code(content(path))) for path in annotations(cfg)]
 
 
 def trainings(plan: Plan) -> list[tuple[str, ...]]:
+    """How each was made, and what came out."""
     rows = []
     for (name, seed), job in plan.trainings.items():
         if job.is_done():
@@ -111,7 +118,7 @@ def trainings(plan: Plan) -> list[tuple[str, ...]]:
             whole = '--resume' not in record['command']  # else the time is that of its last run alone
             minutes = f'{record["seconds"] / 60:.1f}' if whole else ''
             rows.append((name, str(seed), minutes, str(record['threads']),
-                         '$' + shlex.join(['python', *record['command'][1:]]), '$' + content(job.product)))
+                         Code(shlex.join(['python', *record['command'][1:]])), Code(content(job.product))))
         elif (name, seed) in plan.known:
             rows.append((name, str(seed), '', '', f'from the log, commit {plan.known[name, seed]["commit"]}', ''))
     return rows

@@ -100,6 +100,7 @@ def teacher_of(job: Job) -> str:
 
 
 def seeded(cfg: Config, seed: int) -> Config:
+    """A copy with this random seed."""
     cfg = deepcopy(cfg)
     cfg.randomness = cfg.get('randomness', {}) | dict(seed=seed)
     return cfg
@@ -212,16 +213,20 @@ def one_each(jobs: Jobs) -> Jobs:
 
 
 def same(one: Config, other: Config, part: str) -> bool:
+    """Whether two configs agree in a part, or both have none."""
     return as_text(one.to_dict().get(part)) == as_text(other.to_dict().get(part))
 
 
-def images_in(dataset: dict, scope: str, counted: dict[str, int] = {}) -> int:  # noqa: B006
+_COUNTED: dict[str, int] = {}  # images, by data set
+
+
+def images_in(dataset: dict, scope: str) -> int:
     """How many images a data set has; trainings mostly share one, which is built once."""
     from mmdet.registry import DATASETS
     from mmengine.registry import init_default_scope
     key = as_text([dataset, scope, os.getcwd()])
-    if key not in counted:
+    if key not in _COUNTED:
         init_default_scope(scope)
         with contextlib.redirect_stdout(io.StringIO()):
-            counted[key] = len(DATASETS.build(dataset))
-    return counted[key]
+            _COUNTED[key] = len(DATASETS.build(dataset))
+    return _COUNTED[key]

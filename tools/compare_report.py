@@ -66,6 +66,7 @@ def doubts(plan: Plan) -> list[str]:
 
 
 def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
+    """What a training left in its folder: an entry of a log, but for its identity."""
     lines = read_scalars(job.folder)
     trained = [line for line in lines if 'loss' in line]
     found = {line['step']: (key, line[key]) for line in lines for key in METRICS if key in line}
@@ -81,6 +82,7 @@ def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
 
 
 def score_of(teacher: Job) -> float | None:
+    """A teacher's at its last epoch, if it is done."""
     return measure('', 0, teacher)['score'] if teacher.is_done() else None
 
 
@@ -172,10 +174,6 @@ def note(results: Sequence[dict], reference: str = ALONE) -> str:
     return NOTE.format(metric=results[0]['metric'], reference=reference, count=len({row['seed'] for row in results}))
 
 
-def without(row: dict, key: str) -> dict:
-    return {name: value for name, value in row.items() if name != key}
-
-
 def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     """Print the table, and write it, the figure and the numbers into a folder."""
     if not results:
@@ -193,7 +191,8 @@ def write(results: Sequence[dict], folder: Path, console: Console) -> None:
     console.print(said, style='dim', markup=False, highlight=False)
     paths = text_file, csv_file, json_file, picture = [folder / name for name in FILES]
     text_file.write_text(f'{markdown(lines)}\n\n{said}\n', encoding='utf-8')
-    json_file.write_text(json.dumps(finite_only([without(row, 'scalars') for row in results]), indent=1))
+    numbers = [{key: value for key, value in row.items() if key != 'scalars'} for row in results]
+    json_file.write_text(json.dumps(finite_only(numbers), indent=1))
     with csv_file.open('w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(['name', 'seed', lines[0][1], 'seconds_per_iteration', 'peak_MB', 'commit', 'folder'])

@@ -117,6 +117,7 @@ def scale_weights(cfg: Config, text: str) -> None:
 
 
 def alone(pair: Config) -> Config:
+    """The training of the pair's student without any teacher."""
     cfg = without_method(pair)
     cfg.model = model_config(cfg.model.student)
     cfg.custom_hooks = own_hooks(pair)
@@ -144,6 +145,7 @@ def own_hooks(pair: Config) -> list:
 
 
 def with_method(pair: Config, losses: dict, hooks: list, imports: Sequence[str] = ()) -> Config:
+    """The pair with another method's losses, hooks and modules."""
     cfg = without_method(pair)
     cfg.model.distill_losses = losses
     cfg.custom_hooks = [*own_hooks(pair), *hooks]
