@@ -106,7 +106,7 @@ def draw_cost(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
     for row in rows:
         if row['name'] == 'teacher':
             axes.axhline(statistics.fmean(row['scores']), color=colour['teacher'], linestyle='--', linewidth=1.4)
-    axes.set_xlabel('time of the training, of that of the student alone (measured beside others)', color=INK)
+    axes.set_xlabel('time of the training (student alone: 1)', color=INK)
     axes.set_title(f'{metric} against cost, %', loc='left', fontweight='bold', color=INK)
     named = [row['name'] for row in with_curves(rows)]
     write_names(axes, {name: point for name, point in points.items() if name in named}, colour, leaders=True)
@@ -122,7 +122,9 @@ def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
         if width:
             axes.errorbar(mean, i, xerr=width, color=INK, capsize=3, linewidth=1.2)
         axes.plot(scores, [i] * len(scores), '.', color='black', markersize=4)
-        axes.text(0, i, f' {mean:.1f}', va='center', color='white', fontweight='bold')
+        short = mean < .1 * statistics.fmean(rows[-1]['scores'])
+        axes.text(max(scores) if short else 0, i, f' {mean:.1f}', va='center',
+                  color=INK if short else 'white', fontweight='bold')
     axes.set(yticks=range(len(rows)), yticklabels=[wrapped(row['name']) for row in rows])
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set_fontsize(size(row['name']))
@@ -131,7 +133,7 @@ def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
 
 def draw(rows: Sequence[dict], metric: str, path: Path) -> None:
     """Write the figure as a PNG."""
-    colour = colours([row['name'] for row in rows])
+    colour = colours(list(dict.fromkeys(row['name'] for row in [*with_curves(rows), *rows])))  # curves: all different
     figure, places = plt.subplot_mosaic('cb;tb', figsize=(14, max(8., .32 * len(rows) + 1.5)), facecolor='white')
     draw_curves(places['c'], rows, metric, colour)
     draw_cost(places['t'], rows, metric, colour)
