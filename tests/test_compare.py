@@ -208,7 +208,7 @@ def test_unknown_methods_are_an_error_that_names_the_known_ones():
         compare_variants.variants(pair(), [str(ROOT / 'configs/_base_/digits.py')])
 
 
-def test_scores_that_are_not_compared_are_said_before_anything_starts(tmp_path):
+def test_scores_that_are_not_compared_are_said_before_anything_starts():
     cfg = pair()
     cfg.val_evaluator = [dict(type='mmdet.LVISMetric')]
     with pytest.raises(SystemExit, match='val_evaluator must have one of CocoMetric, .*got mmdet.LVISMetric'):

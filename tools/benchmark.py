@@ -36,7 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]
 from benchmark_parts import LIMIT, STUDENT, Bench, Run, Settings  # noqa: E402
 from benchmark_peer import peer  # noqa: E402
 from compare_variants import with_method  # noqa: E402
-from jobs import peak_memory  # noqa: E402
+from machine import peak_memory  # noqa: E402
 
 from mmgkd.preflight import is_distiller  # noqa: E402
 

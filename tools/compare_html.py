@@ -14,7 +14,8 @@ from compare_figure import with_curves
 from compare_identity import annotations, content
 from compare_plan import Plan
 from compare_report import COST_NOTE, FILES, grid, note, summary
-from jobs import commit, device, show
+from jobs import show
+from machine import commit, device
 from mmengine.config import Config
 from rich.console import Console
 

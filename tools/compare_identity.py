@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from jobs import ROOT, digest
+from jobs import digest
+from machine import ROOT
 from mmengine.config import Config
 
 from mmgkd.detectors import model_config

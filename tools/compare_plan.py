@@ -15,7 +15,8 @@ from typing import NamedTuple
 from compare_identity import as_text, identity
 from compare_log import check_names
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
-from jobs import ROOT, Job, digest
+from jobs import Job, digest
+from machine import ROOT
 from mmengine.config import Config
 
 from mmgkd.preflight import InputError, check_training, is_classifier, is_distiller

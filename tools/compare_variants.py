@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
-from jobs import ROOT
+from machine import ROOT
 from mmengine.config import Config, DictAction
 
 from mmgkd.detectors import model_config

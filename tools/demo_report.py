@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from boxes import Boxes, read_predictions
 from demo_figure import Example, draw
-from jobs import ROOT, Job, device, show
+from jobs import Job, show
+from machine import ROOT, device
 from rich.console import Console
 from rich.table import Table
 from tables import markdown, mean_and_spread

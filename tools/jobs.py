@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from machine import ROOT, commit, environment, peak_memory
 from training_files import latest_checkpoint, read_scalars, scalar_files
 
-ROOT = Path(__file__).resolve().parents[1]
 STAMP = 'done.json'
 LOG = 'output.log'
 
@@ -113,39 +113,6 @@ class Job:
         started = len(scalar_files(self.folder)) > self.earlier
         if started and (not self.marks or self.marks[-1][1] != self.step):
             self.marks = [*self.marks[:1], (time.monotonic(), self.step)]
-
-
-def peak_memory(pid: int) -> float:
-    """MB that a process had resident at most; 0 where the system does not tell, or it has ended."""
-    with contextlib.suppress(OSError):
-        for line in Path(f'/proc/{pid}/status').read_text().splitlines():
-            if line.startswith('VmHWM:'):
-                return int(line.split()[1]) / 1024
-    return 0.
-
-
-def environment(threads: int) -> dict[str, str]:
-    """The environment of a job: this repository's package first, so many threads, output at once."""
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    counts = dict.fromkeys(('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'), str(threads))
-    return os.environ | counts | dict(PYTHONPATH=path, PYTHONUNBUFFERED='1')
-
-
-def commit() -> str:
-    """The repository's, and whether what runs here differs from it."""
-    def git(*args: str) -> str:
-        return subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True, check=True).stdout
-    try:
-        changed = git('status', '--porcelain', '--', 'mmgkd', 'configs', 'tools').strip()
-        return git('rev-parse', 'HEAD').strip() + ' with changes' * bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return 'not a git repository'
-
-
-def device() -> str:
-    """What trainings run on."""
-    import torch
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
 
 
 def digest(*texts: str) -> str:
