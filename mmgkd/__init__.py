@@ -4,9 +4,10 @@ Models and hooks are registered in MMEngine's as well, so that configs of anothe
 find them by the same names.
 """
 from .environment import check_environment
+from .installation import installed
 from .version import __version__
 
-check_environment()
+check_environment(installed())
 
 from mmdet.registry import HOOKS, MODELS  # noqa: E402
 from mmengine.config.utils import MODULE2PACKAGE  # noqa: E402

@@ -1,17 +1,12 @@
-"""Says in one error why mmgkd cannot run in this environment, with the command that mends it.
+"""Says in one error why mmgkd cannot run in an environment, with the command that mends it.
 
 torch, mmengine, mmcv and mmdet come in combinations that install without complaint and fail later, far from
 the cause. Each check looks at an `Environment` only, so that a test can make any combination up.
 """
-import importlib
-import importlib.util
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ['Environment', 'EnvironmentProblem', 'Problem', 'check_environment', 'find_problem']
@@ -248,55 +243,7 @@ def find_problem(env):
     return next((problem for check in CHECKS if (problem := check(env))), None)
 
 
-def check_environment(env=None):
-    """Raises `EnvironmentProblem` where the installed versions cannot work together."""
-    env = installed() if env is None else env
+def check_environment(env):
+    """Raises `EnvironmentProblem` where these versions cannot work together."""
     if problem := find_problem(env):
         raise EnvironmentProblem(f'{problem.found}.\n  Found: {env}.\n  To mend it:\n    {problem.mend}')
-
-
-# ---- the environment that is there
-
-def folder(module):
-    """Folder of an importable package; a mere folder of that name somewhere on the path is none."""
-    spec = importlib.util.find_spec(module)
-    return Path(spec.origin).parent if spec and spec.origin else None
-
-
-def source(path):
-    module, _, rest = path.partition('/')
-    file = folder(module) / rest
-    return file.read_text(encoding='utf-8', errors='replace') if file.exists() else ''
-
-
-def import_error(module):
-    try:
-        importlib.import_module(module)
-    except Exception as error:  # a broken binary fails with more than ImportError
-        return f'{type(error).__name__}: {error}'
-
-
-def dist_version(name):
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
-
-
-def installed():
-    versions, providers = {}, {}
-    for module, names in DISTRIBUTIONS.items():
-        found = {name: number for name in names if (number := dist_version(name))}
-        providers[module] = tuple(found)
-        if folder(module):
-            # Where two distributions wrote to one folder, its own version file tells which came last.
-            stated = re.search(r"^__version__ = '(.+)'", source(f'{module}/version.py'), re.M)
-            versions[module] = stated.group(1) if stated else next(iter(found.values()), '')
-    if number := dist_version('setuptools'):
-        versions['setuptools'] = number
-    return Environment(versions, providers, source, import_error, os.environ)
-
-
-if __name__ == '__main__':
-    check_environment()
-    print(installed())
