@@ -104,15 +104,15 @@ def channel_graph_levels(
             (vertices, and edges by the product of their ends), ``relational`` (edges by the teacher's own
             strength). ``None`` with ``centered=False`` gives the paper's literal cosine graph.
         temperature (float): Of the attention's softmax.
-        centered (bool): Correlations (True) or cosines (False).
+        centered (bool): Correlations (True) or cosines (False), of whole maps alone.
         spectral (str): ``rayleigh`` or ``subspace``, see :mod:`mmgkd.functional.spectral`.
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
         pooled (bool): One graph of the cells of all images, each image counting the same, instead of one per image.
         window_size (int, optional): Correlations are those within windows of so many by so many cells: each cell is
-            taken relative to the mean of its window, and what changes slowly over an image counts less. Maps are
-            centred then, whatever ``centered`` says, and a channel with no more than 1e-4 of its variance within
-            windows counts as constant. By default, and of a map no larger, correlations are those over the whole map.
+            taken relative to the mean of its window, and what changes slowly over an image counts less. A channel
+            with no more than 1e-4 of its variance within windows counts as constant. By default, and of a map no
+            larger, correlations are those over the whole map.
         max_cells (int, optional): Edges and spectrum of a map of more cells are estimated from its means over squares
             of cells, so many at most: a Gram matrix then costs the same however large an image is. Spatial attention to
             them is that to the means; attention to channels is that to the map. By default maps are as they are.
@@ -121,9 +121,9 @@ def channel_graph_levels(
         dict[str, Tensor]: Term to (L,), a value per level; zeros with a gradient for an empty batch.
 
     Raises:
-        ValueError: Shapes differ, or an option is unknown.
+        ValueError: Shapes differ, or an option is unknown, or cosines are asked for within windows.
     """
-    _check_options(terms, attention, temperature, spectral, affinity, window_size)
+    _check_options(terms, attention, temperature, centered, spectral, affinity, window_size)
     attention, alike = attention or (), defaultdict(list)
     for level, (student, teacher, valid) in enumerate(zip(students, teachers, valids, strict=True)):
         check_maps(student, teacher, valid)
@@ -158,7 +158,7 @@ def _graphs(student, teacher, valid, side, terms, attention, temperature, center
         alike = 'spatial' not in attention
         weight = uniform_weight(teacher, valid) if alike else \
             spatial_attention(teacher, valid, temperature=temperature)  # (N, HW)
-        options = dict(centered=centered or window_size is not None, gram=gram, pooled=pooled)
+        options = dict(centered=centered, gram=gram, pooled=pooled)
         whole = partial(moments, teacher=teacher, weight=weight / images if pooled else weight, **options)
         if window_size is None or window_size >= max(teacher.shape[2:]):
             return whole(student)
@@ -225,7 +225,7 @@ def _compare(graphs: _Graphs, terms, relational, spectral, affinity, num_eigenve
     return losses
 
 
-def _check_options(terms, attention, temperature, spectral, affinity, window_size) -> None:
+def _check_options(terms, attention, temperature, centered, spectral, affinity, window_size) -> None:
     for name, given, known in (('terms', terms, TERMS), ('attention', attention or (), ATTENTIONS),
                                ('spectral', (spectral,), SPECTRAL_MODES), ('affinity', (affinity,), AFFINITIES)):
         if isinstance(given, str):
@@ -235,3 +235,6 @@ def _check_options(terms, attention, temperature, spectral, affinity, window_siz
     check_temperature(temperature)
     if window_size is not None and not (isinstance(window_size, int) and window_size >= 2):
         raise ValueError(f'window_size must be a whole number of cells, at least 2, or None, got {window_size!r}')
+    if window_size is not None and not centered:
+        raise ValueError(f'centered=False, cosines, is of whole maps: window_size={window_size} takes cells '
+                         'relative to the mean of their window; set window_size=None, or leave centered=True')

@@ -31,7 +31,7 @@ class ChannelGraphLoss(DistillLoss):
         attention (Sequence[str], optional): Any of ``spatial``, ``channel``, ``relational``, by which the teacher says
             what counts more; all counts alike by default, which measured best.
         temperature (float): Of the attention.
-        centered (bool): Correlations (True) or cosines (False).
+        centered (bool): Correlations (True) or cosines (False), which needs ``window_size=None``.
         spectral (str): ``rayleigh`` or ``subspace``.
         affinity (str): Of the spectral term: ``relu``, ``abs`` or ``shift``.
         num_eigenvectors (int): Of the spectral term; fewer than channels.
@@ -44,7 +44,7 @@ class ChannelGraphLoss(DistillLoss):
             default maps are taken as they are; vertices always are.
 
     Raises:
-        ValueError: A weight is negative, or all are zero; an option is unknown.
+        ValueError: A weight is negative, or all are zero; an option is unknown, or does not go with another.
     """
 
     def __init__(self, *, vertex_weight: float = 1., edge_weight: float = 1., spectral_weight: float = 1.,

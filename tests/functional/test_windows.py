@@ -137,12 +137,16 @@ def test_half_precision_bears_a_large_loss_scale_with_padding(size, attention):
     assert (grads[0] - grads[1]).norm() < .01 * grads[1].norm()
 
 
-def test_maps_are_centred_whatever_their_size():
+def test_a_map_no_larger_than_a_window_is_one_window():
     student, teacher = maps((1, 6, 8, 8))
-    for side in (4, 8):
-        got, want = (channel_graph_terms(student, teacher, num_eigenvectors=3, window_size=side, centered=centered)
-                     for centered in (False, True))
-        assert got == want
+    assert channel_graph_terms(student, teacher, num_eigenvectors=3, window_size=8) == \
+        channel_graph_terms(student, teacher, num_eigenvectors=3)
+
+
+def test_cosines_within_windows_are_refused():
+    """Cells relative to the mean of their window are centred: the option would do nothing."""
+    with pytest.raises(ValueError, match='centered=False.*set window_size=None'):
+        channel_graph_terms(*maps((1, 6, 8, 8)), window_size=4, centered=False)
 
 
 def test_float32_is_near_float64_on_maps_of_slow_background():
