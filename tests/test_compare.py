@@ -32,6 +32,7 @@ import compare_variants  # noqa: E402
 import own_terms  # noqa: E402
 from compare_report import cells, summary  # noqa: E402
 from jobs import Job, JobFailed, run_jobs  # noqa: E402
+from machine import machine  # noqa: E402
 from test_demo import job, order  # noqa: E402
 
 PAIR = ROOT / 'configs/digits/gkd.py'
@@ -249,6 +250,13 @@ def test_gains_are_paired_over_seeds():
     assert rows[2]['gains'] == [1.] and cells(rows[1])[1:3] == ('17.0 ± 5.7', '+2.0 [-10.7, +14.7]')
 
 
+def test_times_of_two_machines_are_not_compared():
+    runs = [run_of('alone', 0, 10., machine='a'), run_of('alone', 1, 10., machine='a'),
+            run_of('x', 0, 10., 2., machine='a'), run_of('x', 1, 10., 4., machine='b'),
+            run_of('y', 0, 10., 4., machine='b')]
+    assert [row['time'] for row in summary(runs)] == [1., 2., None]
+
+
 def test_a_column_of_nothing_is_left_out():
     runs = [run_of('alone', 0, 10.), run_of('x', 0, 13., 2.)]
     table = compare_report.grid(runs, summary(runs))
@@ -300,6 +308,7 @@ train_dataloader = dict(batch_size=100)""")):
     results = {row['name']: row for row in json.loads((tmp_path / 'out/results.json').read_text())}
     assert set(results) == {'teacher', 'alone', 'kd', 'rkd'} and all(row['finite'] for row in results.values())
     assert results['kd']['peak'] > 100 and results['kd']['seconds'] > 0
+    assert {row['machine'] for row in results.values()} == {machine()}
     stored = (tmp_path / 'out/seed0').glob('kd-*/own_terms/terms.json')
     assert json.loads(next(stored).read_text()) == results['kd']['terms']
     assert set(results['rkd']['terms']) == {'rkd_distance', 'rkd_angle'}

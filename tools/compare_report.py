@@ -30,7 +30,7 @@ NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {
        'by what its teacher is ahead, if that is a point or more. Own terms: raw values on the same batches, for the ' \
        'student trained without the method and for the one trained with it.'
 COST_NOTE = 'Time of an iteration relative to the student alone, and memory of the process: medians over seeds, with ' \
-            'other trainings beside them, and maybe of another machine in a log.'
+            'other trainings beside them; no time where the student alone ran on another machine.'
 LEAST_LEAD = 1.  # point: parts of less are noise
 FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
@@ -78,7 +78,8 @@ def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
                 terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
                 seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
                 finite=all(math.isfinite(line['loss']) for line in trained), scalars=thin(lines),
-                peak=job.record().get('peak', 0.), commit=job.record().get('commit', ''), folder=str(job.folder))
+                peak=job.record().get('peak', 0.), commit=job.record().get('commit', ''),
+                machine=job.record().get('machine'), folder=str(job.folder))
 
 
 def score_of(teacher: Job) -> float | None:
@@ -99,13 +100,14 @@ def summary(results: Sequence[dict], reference: str = ALONE) -> list[dict]:
         pairs = [(row, alone[row['seed']]) for row in runs if row['seed'] in alone]
         gaps = [(row['score'] - base['score'], teachers[row['teacher'], row['seed']]['score'] - base['score'])
                 for row, base in pairs if (row['teacher'], row['seed']) in teachers]
+        times = [row['seconds'] / base['seconds'] for row, base in pairs if row.get('machine') == base.get('machine')]
         rows.append(dict(
             name=name, seeds=[row['seed'] for row in runs], scores=[row['score'] for row in runs],
             curves=[row['curve'] for row in runs],
             gains=[] if name == reference or name.partition(' ')[0] == TEACHER else
             [row['score'] - others[row['seed']]['score'] for row in runs if row['seed'] in others],
             share=None if is_reference(name) else share(gaps),
-            time=statistics.median(row['seconds'] / base['seconds'] for row, base in pairs) if pairs else None,
+            time=statistics.median(times) if times else None,
             peak=statistics.median(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
             missing=len({row['seed'] for row in results} - {row['seed'] for row in runs}),
             strange=sum(is_strange(row, teachers) for row in runs),

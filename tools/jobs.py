@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine import ROOT, commit, environment, peak_memory
+from machine import ROOT, commit, environment, machine, peak_memory
 from training_files import latest_checkpoint, read_scalars, scalar_files
 
 STAMP = 'done.json'
@@ -96,8 +96,8 @@ class Job:
         if code != 0:
             ended = f'signal {signal.Signals(-code).name}' if code < 0 else f'exit code {code}'
             raise JobFailed(f'{self.name} failed with {ended}')
-        stamp = dict(hash=self.digest, command=self.command, commit=self.commit, threads=self.threads, peak=self.peak,
-                     seconds=round(time.monotonic() - self.started, 1))
+        stamp = dict(hash=self.digest, command=self.command, commit=self.commit, machine=machine(),
+                     threads=self.threads, peak=self.peak, seconds=round(time.monotonic() - self.started, 1))
         draft = self.folder / (STAMP + '.new')
         draft.write_text(json.dumps(stamp, indent=1))
         draft.replace(self.folder / STAMP)  # whole or not at all

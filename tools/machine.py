@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import platform
 import subprocess
 from pathlib import Path
 
@@ -31,6 +33,13 @@ def device() -> str:
     """What trainings run on."""
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else 'CPU'
+
+
+def machine() -> str:
+    """A name for this machine as it was started last, by which times of one are not compared with those of another; it
+    tells nothing about it."""
+    boot = Path('/proc/sys/kernel/random/boot_id')
+    return hashlib.sha256((boot.read_text() if boot.is_file() else platform.node()).encode()).hexdigest()[:8]
 
 
 def peak_memory(pid: int) -> float:
