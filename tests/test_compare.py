@@ -598,6 +598,13 @@ def test_losses_are_thinned_and_validations_kept():
     assert compare_log.thin([]) == [] and len(compare_log.thin(lines[:3])) == 3
 
 
+def test_a_teacher_is_shown_beside_its_students():
+    runs = [run_of('teacher', 0, 20.), run_of('alone', 0, 10.), run_of('x', 0, 15.),
+            run_of('y', 0, 15., teacher='teacher of y'), run_of('teacher of y', 0, 12.)]
+    names = [[entry['name'] for entry in compare_pairs.chosen(runs, [0], [method])] for method in 'xy']
+    assert names == [['teacher', 'alone', 'x'], ['teacher', 'alone', 'y', 'teacher of y']]
+
+
 def test_methods_over_several_pairs(tmp_path, capsys):
     paths = [str(tmp_path / f'{pair}.json.gz') for pair in 'ab']
     for path, gains in zip(paths, (dict(x=5., y=10.), dict(x=7., z=-1.)), strict=True):

@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from compare_figure import colours  # noqa: E402
 from compare_log import read_log  # noqa: E402
-from compare_report import COLUMNS, grid, is_reference, note, summary  # noqa: E402
+from compare_report import COLUMNS, grid, note, summary  # noqa: E402
 from compare_variants import ALONE, INHERIT, TEACHER  # noqa: E402
 from plots import INK, plt  # noqa: E402
 from tables import markdown  # noqa: E402
@@ -51,9 +51,13 @@ def pair_of(path: Path) -> str:
 
 
 def chosen(entries: Sequence[dict], seeds: Sequence[int] | None, methods: Sequence[str] | None) -> list[dict]:
-    """The entries of some seeds and methods; references stay."""
-    return [entry for entry in entries if (seeds is None or entry['seed'] in seeds)
-            and (methods is None or entry['name'] in methods or is_reference(entry['name']))]
+    """The entries of some seeds and methods, of the student alone, and of the teachers of these."""
+    entries = [entry for entry in entries if seeds is None or entry['seed'] in seeds]
+    if methods is None:
+        return entries
+    students = [entry for entry in entries if entry['name'] in (ALONE, *methods)]
+    names = {entry['name'] for entry in students} | {entry['teacher'] for entry in students}
+    return [entry for entry in entries if entry['name'] in names]
 
 
 def ranked(entries: Sequence[dict]) -> list[dict]:
