@@ -417,12 +417,15 @@ def test_long_names_are_broken_at_their_colons():
     assert lines == ['gkd:edge_weight=0.:', 'spectral_weight=0.:', 'x' * 40] and ''.join(lines) == long
 
 
-def test_cost_counts_time_and_epochs(tmp_path):
-    rows = summary([run_of('alone', 0, 1.), run_of('twice', 0, 2., curve={2: 1., 4: 2.}), run_of('x', 0, 2., 1.5)])
-    alone, twice, x = rows
-    assert [compare_figure.cost(row, alone) for row in rows] == [1., 2., 1.5]
-    others = [x | dict(curves=[{}]), x | dict(name='y', time=math.nan)]  # without a curve, and without a time
-    compare_figure.draw([alone, *others], 'mAP', tmp_path / 'x.png')
+def test_cost_counts_time_and_iterations(tmp_path):
+    """Ten times as many epochs of a tenth of the images are as long."""
+    def steps(count):
+        return dict(scalars=[dict(loss=1., step=1), dict(loss=1., step=count), {'step': 999, 'coco/bbox_mAP': 0.}])
+    rows = summary([run_of('alone', 0, 1., **steps(8)), run_of('twice', 0, 2., **steps(16)),
+                    run_of('x', 0, 2., 1.5, curve={10: 1., 20: 2.}, **steps(8)),
+                    run_of('y', 0, 2., math.nan, **steps(8)), run_of('z', 0, 2., curve={})])
+    assert [row['cost'] for row in rows[:3]] == [1., 2., 1.5] and not any(math.isfinite(r['cost']) for r in rows[3:])
+    compare_figure.draw(rows, 'mAP', tmp_path / 'x.png')
     assert (tmp_path / 'x.png').stat().st_size > 5000
 
 

@@ -90,17 +90,10 @@ def size(name: str) -> float:
     return 10. if '\n' not in wrapped(name) else 7.
 
 
-def cost(row: dict, alone: dict) -> float:
-    """How many times as long as the student alone a training takes."""
-    return row['time'] * max(row['curves'][0]) / max(alone['curves'][0])
-
-
 def draw_cost(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
     """What each student reached against the time of its training; a dashed line where its teacher is."""
-    alone = next((row for row in rows if row['name'] == 'alone'), None)
-    students = [row for row in rows if alone and row['name'].partition(' ')[0] != 'teacher' and row['curves'][0]
-                and math.isfinite(row['time'] or math.nan) and alone['curves'][0]]
-    points = {row['name']: (cost(row, alone), statistics.fmean(row['scores'])) for row in students}
+    points = {row['name']: (row['cost'], statistics.fmean(row['scores'])) for row in rows
+              if row['name'].partition(' ')[0] != 'teacher' and math.isfinite(row['cost'] or math.nan)}
     for name, point in points.items():
         axes.plot(*point, 'o', color=colour[name], markersize=8 if name in FIXED else 6)
     for row in rows:

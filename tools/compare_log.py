@@ -13,7 +13,8 @@ from pathlib import Path
 LINES = 30  # of a training's losses: enough for a curve
 LEFT_OUT = ('data_time', 'time', 'memory', 'iter', 'base_lr')
 OF_A_MACHINE = ('folder',)
-NEEDED = ('name', 'seed', 'identity', 'digest', 'commit', 'metric', 'score', 'teacher', 'taught_by', 'finite', 'peak')
+NEEDED = ('name', 'seed', 'identity', 'digest', 'commit', 'metric', 'score', 'teacher', 'taught_by', 'finite', 'peak',
+          'scalars')
 
 
 def read_log(path: Path) -> list[dict]:

@@ -90,7 +90,8 @@ def score_of(teacher: Job) -> float | None:
 def summary(results: Sequence[dict], reference: str = ALONE) -> list[dict]:
     """One row for each name, over its seeds, compared with the student alone on the same seeds.
 
-    Gains are those over the row called ``reference``.
+    Gains are those over the row called ``reference``; ``time`` is that of an iteration and ``cost`` that of the whole
+    training, relative to the student alone.
     """
     alone, others = ({row['seed']: row for row in results if row['name'] == name} for name in (ALONE, reference))
     teachers = {(row['name'], row['seed']): row for row in results if row['name'].partition(' ')[0] == TEACHER}
@@ -100,20 +101,27 @@ def summary(results: Sequence[dict], reference: str = ALONE) -> list[dict]:
         pairs = [(row, alone[row['seed']]) for row in runs if row['seed'] in alone]
         gaps = [(row['score'] - base['score'], teachers[row['teacher'], row['seed']]['score'] - base['score'])
                 for row, base in pairs if (row['teacher'], row['seed']) in teachers]
-        times = [row['seconds'] / base['seconds'] for row, base in pairs if row.get('machine') == base.get('machine')]
+        times = [(row['seconds'] / base['seconds'], iterations(row) / iterations(base)) for row, base in pairs
+                 if row.get('machine') == base.get('machine')]
         rows.append(dict(
             name=name, seeds=[row['seed'] for row in runs], scores=[row['score'] for row in runs],
             curves=[row['curve'] for row in runs],
             gains=[] if name == reference or name.partition(' ')[0] == TEACHER else
             [row['score'] - others[row['seed']]['score'] for row in runs if row['seed'] in others],
             share=None if is_reference(name) else share(gaps),
-            time=statistics.median(times) if times else None,
+            time=statistics.median(one for one, _ in times) if times else None,
+            cost=statistics.median(one * count for one, count in times) if times else None,
             peak=statistics.median(row['peak'] for row in runs), finite=all(row['finite'] for row in runs),
             missing=len({row['seed'] for row in results} - {row['seed'] for row in runs}),
             strange=sum(is_strange(row, teachers) for row in runs),
             terms={term: tuple(statistics.fmean(row['terms'][term][i] for row in runs) for i in (0, 1))
                    for term in runs[0]['terms'] if all(term in row['terms'] for row in runs)}))
     return rows
+
+
+def iterations(entry: dict) -> float:
+    """How many a training had; nan where its log has none."""
+    return max((line['step'] for line in entry['scalars'] if 'loss' in line), default=math.nan)
 
 
 def is_strange(row: dict, teachers: Mapping[tuple[str, int], dict]) -> bool:
