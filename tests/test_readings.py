@@ -701,7 +701,7 @@ def test_training_with_ld_brings_the_distributions_closer(tmp_path):
     ids=lambda x: x if isinstance(x, str) else '')
 def test_method_files(path, model):
     cfg = Config.fromfile(ROOT / 'configs/_base_' / path)
-    assert cfg.custom_imports.imports == ['mmgkd'] and cfg.distill_hooks == [] and 'model' not in cfg
+    assert set(cfg.keys()) == {'distill_losses', 'distill_hooks'} and cfg.distill_hooks == []
     distilled = distiller(model, dict(config=model), distill_losses=cfg.distill_losses)
     data = images() if 'classification' in path else raw_batch()
     terms = distilled(**distilled.data_preprocessor(data, True), mode='loss')

@@ -1,8 +1,6 @@
 # GKD, the method alone: a pair config adds the student, the teacher and the data.
 # Weights and schedule were chosen on BCCD, the window on digits, with gradients clipped at a norm of 35, see
 # docs/tuning.md.
-custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-
 distill_losses = dict(gkd=dict(
     type='ChannelGraphLoss', vertex_weight=100., edge_weight=10., spectral_weight=10., level_weights='cells',
     window_size=4))

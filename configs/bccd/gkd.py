@@ -8,5 +8,6 @@ model = dict(
     teacher=dict(config='{{ fileDirname }}/teacher.py', checkpoint='work_dirs/bccd_teacher/epoch_24.pth'),
     distill_losses=_base_.distill_losses,
     inherit='neck+head')
+custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
 custom_hooks = _base_.distill_hooks
 work_dir = 'work_dirs/bccd_gkd'

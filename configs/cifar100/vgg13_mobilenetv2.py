@@ -9,5 +9,6 @@ model = dict(
     teacher=dict(config='{{ fileDirname }}/vgg13.py', checkpoint='work_dirs/cifar100_vgg13/epoch_240.pth'),
     connector=dict(resize=True),
     distill_losses=_base_.distill_losses)
+custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
 custom_hooks = _base_.distill_hooks
 work_dir = 'work_dirs/cifar100_vgg13_mobilenetv2'

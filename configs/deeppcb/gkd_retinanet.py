@@ -12,5 +12,6 @@ model = dict(
         config='{{ fileDirname }}/retinanet_teacher.py', checkpoint='work_dirs/deeppcb_retinanet_teacher/epoch_24.pth'),
     distill_losses=_base_.distill_losses,
     inherit='neck+head')
+custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
 custom_hooks = _base_.distill_hooks
 work_dir = 'work_dirs/deeppcb_gkd_retinanet'

@@ -193,7 +193,7 @@ def test_the_loss_falls():
 
 def losses_of(path):
     config = Config.fromfile(ROOT / 'configs/_base_' / path)
-    assert set(config.keys()) == {'custom_imports', 'distill_losses', 'distill_hooks'}
+    assert set(config.keys()) == {'distill_losses', 'distill_hooks'}
     return config
 
 

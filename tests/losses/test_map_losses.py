@@ -176,7 +176,7 @@ def test_maps_of_other_shapes(name):
 def test_method_file(path):
     """Its losses train a detector of wider student or teacher, every parameter of which gets a gradient."""
     cfg = Config.fromfile(ROOT / 'configs/_base_' / path)
-    assert set(cfg.keys()) == {'custom_imports', 'distill_losses', 'distill_hooks'}
+    assert set(cfg.keys()) == {'distill_losses', 'distill_hooks'}
     (name, config), = cfg.distill_losses.items()
     assert path.endswith(f'{name}.py') and config.type == LOSSES[name]['type']
     model = distiller(teacher=dict(config=tiny(**neck(24))), distill_losses=cfg.distill_losses.to_dict())

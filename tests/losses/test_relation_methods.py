@@ -22,7 +22,7 @@ def method(path):
 @pytest.mark.parametrize('path', FILES)
 def test_method_files(path):
     config, (name, weights) = method(path), FILES[path]
-    assert set(config.keys()) == {'custom_imports', 'distill_losses', 'distill_hooks'}
+    assert set(config.keys()) == {'distill_losses', 'distill_hooks'}
     assert list(config.distill_losses) == [name] and config.distill_hooks == []
     loss = MODELS.build(config.distill_losses[name])
     assert loss.weights == weights

@@ -1,5 +1,3 @@
 # HKD: Zhou et al., ICCV 2021, as published for classifiers, on the last level that the connector chooses.
-custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-
 distill_losses = dict(hkd=dict(type='HolisticGraphLoss', memory='bank', individual_weight=3., graph_weight=3.))
 distill_hooks = [dict(type='PrepareLossesHook')]  # the bank reads the classes of all images

@@ -1,7 +1,5 @@
 # MHGD: attention graphs, Lee and Song, BMVC 2019, as published: a node per image, heads of 40 epochs, the sum held down.
 # The backbone has to give several stages (out_indices), and a batch some sixteen images or more per process.
-custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-
 distill_losses = dict(mhgd=dict(
     type='AttentionGraphLoss', nodes='images', compress='svd', num_heads=8, norm='batch', reduction='sum',
     gradient_rule='full', loss_weight=1., estimator_epochs=40))

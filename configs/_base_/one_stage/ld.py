@@ -1,5 +1,3 @@
 # LD, Zheng et al., CVPR 2022: for heads that predict distributions of box edges, such as GFL's; the method alone.
-custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-
 distill_losses = dict(ld=dict(type='LDLoss', loss_weight=0.25, temperature=10.))
 distill_hooks = []
