@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .detectors import matching_maps, model_config
 from .features import capture_output, feature_maps
 from .gradient_rule import check_rules, fork_output, hold_down
+from .losses.base import DistillLoss
 from .readings import check_heads, needed_readings, watch_head
 from .state import keep_plain_keys, plain_name
 from .student import inherit_weights, parse_inherit
@@ -58,7 +59,7 @@ class Distiller(BaseModel):
         self.inherit = parse_inherit(inherit)
         self.distill_weight = 1.
         """Factor on all distillation losses, which :class:`DistillWeightHook` sets; at 0 the teacher is not run."""
-        self.epoch, self.loss_scaler = 0, None
+        self.epoch, self.loss_scaler = None, None
         """What gradient rules go by; :class:`PrepareLossesHook` sets them."""
         with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
             self.distill_losses = _build_losses(distill_losses)
@@ -127,6 +128,9 @@ class Distiller(BaseModel):
             needed = {need: readings[need] for need in loss.needs}
             feats = limited_feats if limited_feats and loss.gradient_rule == 'feature' else student_feats
             for term, values in loss(feats, teacher_feats, data_samples, **needed).items():
+                if term not in loss.weights:
+                    raise ValueError(f'{type(loss).__name__}: forward gave a term {term!r}, and its weights have none '
+                                     f'for it, but for {list(loss.weights)}')
                 factor = self.distill_weight * loss.weights[term]
                 terms[f'{name}_{term}'] = torch.stack([value.detach() for value in values]).sum()
                 terms[f'loss_{name}_{term}'] = [factor * value for value in values] + rest
@@ -193,13 +197,17 @@ class Distiller(BaseModel):
 
 
 def _build_losses(configs: dict[str, dict]) -> nn.ModuleDict:
-    if not configs:
-        raise ValueError('distill_losses is empty: name at least one, such as gkd=dict(type="ChannelGraphLoss")')
+    if not configs or not isinstance(configs, dict):
+        raise ValueError(f'distill_losses must be a dict with a name for each loss, such as gkd=dict(type='
+                         f'"ChannelGraphLoss"), got {configs!r}')
     if wrong := [name for name in configs if not name.isidentifier() or 'loss' in name]:
         raise ValueError(f'distill_losses: {wrong} cannot be names: they stand in logged names, where "loss" marks '
                          'what is trained on. Use short ones, such as gkd')
     losses = {name: MODELS.build(config) for name, config in configs.items()}
     for name, loss in losses.items():
+        if not isinstance(loss, DistillLoss) or not hasattr(loss, 'weights'):
+            raise TypeError(f'distill_losses.{name}: {type(loss).__name__} must derive from mmgkd.DistillLoss and set '
+                            'weights, a factor for each of its terms (docs/methods.md, A method of your own)')
         if wrong := [term for term in loss.weights if 'loss' in term]:
             raise ValueError(f'{type(loss).__name__}: {wrong} cannot be names of terms: raw values are logged as '
                              f'{name}_<term>, and "loss" marks what is trained on')

@@ -5,7 +5,8 @@ import math
 
 from mmdet.registry import HOOKS
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+
+from .running import epoch_length, trained_model
 
 __all__ = ['DistillWeightHook', 'PrepareLossesHook']
 
@@ -79,7 +80,7 @@ class DistillWeightHook(Hook):
         """Set the factor, and log it as ``distill_weight``."""
         model = _distiller(runner, self)
         model.distill_weight = self.weight_at(
-            runner.iter, epoch_length=len(runner.train_dataloader), total=runner.max_iters)
+            runner.iter, epoch_length=epoch_length(runner), total=runner.max_iters)
         runner.message_hub.update_scalar('train/distill_weight', model.distill_weight)
 
 
@@ -104,7 +105,7 @@ class PrepareLossesHook(Hook):
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set the epoch, also where training is counted in iterations."""
-        _distiller(runner, self).epoch = runner.iter // len(runner.train_dataloader)
+        _distiller(runner, self).epoch = runner.iter // epoch_length(runner)
 
 
 def _same_kind(hook: Hook, runner) -> list[Hook]:
@@ -112,7 +113,7 @@ def _same_kind(hook: Hook, runner) -> list[Hook]:
 
 
 def _distiller(runner, hook: Hook):
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = trained_model(runner)
     if not hasattr(model, 'distill_losses'):
         raise TypeError(f'{type(hook).__name__} needs a Distiller, the model is a {type(model).__name__}')
     return model

@@ -112,6 +112,33 @@ def test_bad_names_of_terms():
         losses(distiller(distill_losses=dict(kd=dict(type='BadlyNamed'))))
 
 
+@MODELS.register_module()
+class Unweighted(BadlyNamed):
+    """One term more than it has factors for."""
+
+    weights = dict(near=1.)
+
+    def forward(self, student_feats, teacher_feats, data_samples=None):
+        return {term: [student_feats[0].sum()] for term in ('near', 'far')}
+
+
+@MODELS.register_module()
+class Weightless(DistillLoss):
+    forward = BadlyNamed.forward
+
+
+@pytest.mark.parametrize('given, error, complaint', [
+    ([dict(type='ChannelGraphLoss')], ValueError, 'distill_losses must be a dict with a name for each loss'),
+    (dict(kd=dict(type='Unweighted')), ValueError, "Unweighted: forward gave a term 'far', .* but for .'near'."),
+    (dict(kd=dict(type='Weightless')), TypeError, 'distill_losses.kd: Weightless must derive from mmgkd.DistillLoss'),
+    (dict(kd=dict(type='mmdet.L1Loss')), TypeError, 'distill_losses.kd: L1Loss must derive from mmgkd.DistillLoss')])
+def test_a_loss_of_ones_own_that_is_none(given, error, complaint):
+    config = distiller_config()
+    config['distill_losses'] = given
+    with pytest.raises(error, match=complaint):
+        losses(build(config))
+
+
 def test_equal_detectors_have_no_distillation_loss(checkpoint):
     model = distiller(tiny(), dict(checkpoint=checkpoint), inherit='backbone+neck').eval()
     assert all(losses(model)[f'gkd_{t}'] < 1e-5 for t in TERMS)

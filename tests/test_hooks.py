@@ -6,10 +6,13 @@ import pytest
 import torch
 from conftest import build, distiller, distiller_config, losses, neck, tiny, total
 from mmdet.registry import HOOKS, MODELS
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmgkd import DistillLoss, DistillWeightHook
+from mmgkd.running import epoch_length
 
 
 def half_cosine(done):
@@ -35,6 +38,16 @@ def test_epochs_are_their_iterations():
     by_epoch = DistillWeightHook(warmup=1, decay_from=2, stop=4, by_epoch=True)
     by_iter = DistillWeightHook(warmup=5, decay_from=10, stop=20)
     assert [by_epoch.weight_at(i, epoch_length=5) for i in range(25)] == [by_iter.weight_at(i) for i in range(25)]
+
+
+@pytest.mark.parametrize('batched', [False, True])
+@pytest.mark.parametrize('sampler', [DefaultSampler, InfiniteSampler])
+def test_an_epoch_is_what_all_processes_together_see_once(sampler, batched, monkeypatch):
+    monkeypatch.setattr('mmengine.dataset.sampler.get_dist_info', lambda: (1, 4))
+    sampler = sampler(range(48), seed=0)
+    loader = DataLoader(range(48), batch_sampler=torch.utils.data.BatchSampler(sampler, 2, False)) if batched else \
+        DataLoader(range(48), batch_size=2, sampler=sampler)
+    assert epoch_length(SimpleNamespace(train_dataloader=loader)) == 48 // (4 * 2)
 
 
 def test_floats_are_shares_of_the_training():
@@ -71,7 +84,7 @@ def test_a_wrapped_distiller_is_found():
     wrapper.module = distiller()
     logged = []
     DistillWeightHook(warmup=4).before_train_iter(SimpleNamespace(
-        model=wrapper, iter=1, max_iters=8, train_dataloader=[0],
+        model=wrapper, iter=1, max_iters=8, train_dataloader=DataLoader([0]),
         message_hub=SimpleNamespace(update_scalar=lambda *a: logged.append(a))), 0)
     assert wrapper.module.distill_weight == .5 and logged == [('train/distill_weight', .5)]
 

@@ -9,7 +9,6 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.dist import master_only
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import Tensor
 
 from ..checkpoint import load_weights
@@ -19,6 +18,7 @@ from ..functional.attention_graph import REDUCTIONS
 from ..gradient_rule import RULES
 from ..nodes import InstanceNodes
 from ..rois import evenly_spread, instance_boxes
+from ..running import epoch_length, trained_model
 from .attention_estimator import NORMS, AttentionEstimator, train_estimator
 from .base import DistillLoss
 from .checks import check_weights
@@ -154,10 +154,10 @@ class AttentionGraphLoss(DistillLoss):
         print_log(f'attention estimator: loaded from {path}', 'current')
 
     def _train(self, runner) -> None:
-        distiller = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        distiller = trained_model(runner)
         name = next(name for name, loss in distiller.distill_losses.items() if loss is self)
         path = os.path.join(runner.work_dir, f'{name}_estimator.pth')
-        iterations = self.iters or self.epochs * len(runner.train_dataloader)
+        iterations = self.iters or self.epochs * epoch_length(runner)
         print_log(f'attention estimator: trained on the teacher for {iterations} iterations before the first of the '
                   f"student. Stored in {path}: AttentionGraphLoss(estimator='{path}') spares that", 'current')
 

@@ -18,7 +18,7 @@ __all__ = ['ICKDLoss']
 class ICKDLoss(DistillLoss):
     """Distance of two inter-channel correlation matrices whose rows have unit length.
 
-    See :func:`mmgkd.functional.ickd_loss`, to which the options go. A sum over levels.
+    See :func:`mmgkd.functional.ickd_loss`. A sum over levels.
 
     Args:
         loss_weight (float): Factor on the loss.

@@ -18,7 +18,7 @@ __all__ = ['PKDLoss']
 class PKDLoss(DistillLoss):
     """Half the mean squared difference of maps whose channels are standardised over the batch.
 
-    See :func:`mmgkd.functional.pkd_loss`, to which the options go. A sum over levels.
+    See :func:`mmgkd.functional.pkd_loss`. A sum over levels.
 
     Args:
         loss_weight (float): Factor on the loss.
