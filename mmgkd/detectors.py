@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
 from mmengine.hub import get_config
 
 from .features import NoMapsError, feature_maps
@@ -85,14 +86,20 @@ def matching_maps(student: ConfigDict, teacher: ConfigDict) -> tuple[Maps, Maps]
 def distilled_maps(model: ConfigDict, side: int = PROBES[0]) -> Maps:
     """Where a model's maps come from, and their shapes for one square image of ``side`` pixels.
 
-    Found by a forward pass without memory or arithmetic where every operator allows it, else by a real one:
-    necks do not all say how many channels they give.
+    Found by a forward pass without memory or arithmetic where every operator allows it, else by a real one, on the
+    accelerator if an operator is for that alone (CARAFE): necks do not all say how many channels they give.
     """
     with torch.random.fork_rng(devices=[]):
         try:
             return _probe(model, side, 'meta')
         except (NotImplementedError, RuntimeError, TypeError):  # an operator without shape-only form
+            pass
+        try:
             return _probe(model, side, 'cpu')
+        except RuntimeError as error:
+            if 'implementation for device cpu' not in str(error) or get_device() == 'cpu':
+                raise
+            return _probe(model, side, get_device())
 
 
 def _probe(model: ConfigDict, side: int, device: str) -> Maps:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from .checkpoint import load_weights
 from .detectors import PROBES, model_config
 from .features import capture_output, feature_maps
+from .functional import float32_island
 from .preprocessing import Renormalize
 
 __all__ = ['Teacher']
@@ -115,7 +117,7 @@ class Teacher:
             data_samples (Sequence, optional): One per image, for the extent of the padding.
         """
         self._follow(inputs)
-        with torch.no_grad():
+        with torch.no_grad(), self._own_precision(inputs):
             x = self._renormalize(inputs, data_samples).to(self.dtype or inputs.dtype)
             return tuple(feat.to(inputs.dtype) for feat in _maps(self.detector, self._maps_from, x, self._layout))
 
@@ -124,11 +126,15 @@ class Teacher:
         neck = getattr(self.detector, 'neck', None)
         if self._maps_from == 'neck' or neck is None:
             return feats
-        with torch.no_grad():
+        with torch.no_grad(), self._own_precision(feats[0]):
             dtype = feats[0].dtype
             outputs = neck(tuple(feat.to(self.dtype or dtype) for feat in feats))
             return tuple(_plain(x).to(dtype) for x in outputs) if isinstance(outputs, (tuple, list)) \
                 else _plain(outputs).to(dtype)
+
+    def _own_precision(self, like: Tensor) -> AbstractContextManager:
+        """A dtype that was asked for, also within autocast, which would compute in its own."""
+        return float32_island(like) if self.dtype else nullcontext()
 
     def _follow(self, inputs: Tensor) -> None:
         """To the device and dtype of a batch, but for what has a dtype of its own."""

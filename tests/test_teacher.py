@@ -276,6 +276,15 @@ def test_in_bfloat16(checkpoint, needs):
         assert 0 < abs(float(one[key]) - float(other[key])) < .05 * float(one[key]), key
 
 
+def test_bfloat16_is_no_matter_of_autocast(checkpoint):
+    """Which would compute in its own dtype, of another range, with weights rounded to this one."""
+    model = distiller(teacher=dict(checkpoint=checkpoint, allow_random=False, dtype='bfloat16'))
+    alone = maps(model)
+    with torch.autocast('cpu', torch.float16):
+        inside = maps(model)
+    assert all(torch.equal(a, b) for a, b in zip(inside, alone, strict=True))
+
+
 def test_unknown_dtype():
     with pytest.raises(ValueError, match="dtype must be one of .*'bfloat16'.*got 'float16'"):
         distiller(teacher=dict(dtype='float16'))
