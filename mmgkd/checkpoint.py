@@ -13,7 +13,7 @@ from mmengine.utils import digit_version
 
 from . import unpickling
 
-__all__ = ['fetch', 'load_weights']
+__all__ = ['fetch', 'load_weights', 'local_rank']
 
 TAKES_STAND_INS = digit_version(torch.__version__) >= digit_version('2.6')
 """Whether torch's own safe reading can be told what stands in for a name."""
@@ -92,13 +92,13 @@ def fetch(path: str) -> str:
                                     'or give its path')
         return path
     name = path.rpartition('/')[2].partition('?')[0]
-    digest = re.search(r'-([0-9a-f]{8}|[0-9a-f]{64})\.', name)  # mmdet's files carry the start of their SHA-256
+    digest = re.search(r'-((?!\d{8}\.)[0-9a-f]{8}|[0-9a-f]{64})\.', name)  # the start of a SHA-256, and no date
     if not digest:  # epoch_12.pth may be anything: only its address tells it from others
         stem, extension = os.path.splitext(name)
         name = f'{stem}_{hashlib.sha256(path.encode()).hexdigest()[:16]}{extension}'
     local = os.path.join(torch.hub.get_dir(), 'checkpoints', name)
     error = None
-    if int(os.environ.get('LOCAL_RANK', get_rank())) == 0 and not os.path.isfile(local):
+    if local_rank() == 0 and not os.path.isfile(local):
         os.makedirs(os.path.dirname(local), exist_ok=True)
         print_log(f'downloading {path} to {local}', 'current')
         try:
@@ -110,3 +110,11 @@ def fetch(path: str) -> str:
         raise FileNotFoundError(f'cannot download {path} ({error}): fetch it by hand, from a mirror if that host is '
                                 f'gone, and give its path as checkpoint, or put it at {local}') from error
     return local
+
+
+def local_rank() -> int:
+    """Which of its machine's processes this is, also before MMEngine has started distributed training."""
+    for launcher in ('LOCAL_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'SLURM_LOCALID'):
+        if launcher in os.environ:
+            return int(os.environ[launcher])
+    return get_rank()

@@ -6,14 +6,18 @@ from collections.abc import Iterator, Sequence
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
-from .checkpoint import fetch
+from .checkpoint import fetch, local_rank
 from .detectors import model_config
 from .pretrained import backbone_addresses
 from .teacher import Teacher
 
-__all__ = ['InputError', 'check_testing', 'check_training', 'innermost', 'is_classifier', 'is_distiller', 'read_config']
+__all__ = [
+    'InputError', 'called', 'check_testing', 'check_training', 'innermost', 'is_classifier', 'is_distiller',
+    'read_config',
+]
 
 
 class InputError(Exception):
@@ -49,7 +53,10 @@ def check_training(cfg: Config) -> None:
             _check_data(cfg[loader].dataset, loader, _student(cfg))
     _check_metric(cfg, 'val_evaluator')
     if cfg.get('load_from'):
-        _check_checkpoint(cfg.load_from, 'load_from')
+        _check_start(cfg.load_from, 'load_from')
+        if is_distiller(cfg) and cfg.model.get('inherit') and not cfg.get('resume'):
+            raise InputError(f'load_from={cfg.load_from!r} would overwrite what model.inherit={cfg.model.inherit!r} '
+                             'copies from the teacher: leave one out, load_from=None or model.inherit=None')
     elif not cfg.get('resume'):
         for address in backbone_addresses(_student(cfg)):
             _check_checkpoint(address, 'the student\'s backbone')
@@ -74,7 +81,7 @@ def check_testing(cfg: Config) -> None:
         raise InputError(f'config {cfg.filename} has no test_dataloader')
     _check_data(cfg.test_dataloader.dataset, 'test_dataloader', _student(cfg))
     _check_metric(cfg, 'test_evaluator')
-    _check_checkpoint(cfg.load_from, 'checkpoint')
+    _check_start(cfg.load_from, 'checkpoint')
 
 
 def innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
@@ -88,10 +95,15 @@ def innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
         yield dataset
 
 
+def called(part: object) -> str:
+    """The name of a part's type, which pure Python configs give as a class; of what has none, nothing."""
+    kind = part.get('type', '') if isinstance(part, dict) else ''
+    return getattr(kind, '__name__', str(kind))
+
+
 def is_distiller(cfg: Config) -> bool:
     """Whether the model is a :class:`Distiller`, by this name or by that of the scope, ``mmgkd.Distiller``."""
-    kind = cfg.get('model', {}).get('type')
-    return getattr(kind, '__name__', str(kind)).rpartition('.')[2] == 'Distiller'
+    return called(cfg.get('model')).rpartition('.')[2] == 'Distiller'
 
 
 def is_classifier(cfg: Config) -> bool:
@@ -112,8 +124,14 @@ def _student(cfg: Config) -> ConfigDict:
         raise InputError(f'{type(error).__name__}: {error}') from error
 
 
+def _check_start(path: str, role: str) -> None:
+    """A checkpoint that the runner reads, which may be of a scheme that MMEngine alone knows, such as ``s3://``."""
+    if '://' not in path or path.startswith(('http://', 'https://')):
+        _check_checkpoint(path, role)
+
+
 def _check_checkpoint(path: str, role: str) -> None:
-    if '://' in path and os.environ.get('LOCAL_RANK', '0') != '0':
+    if '://' in path and local_rank() != 0:
         return  # one process of a machine downloads
     try:
         fetch(path)
@@ -131,28 +149,36 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
         files = [('ann_file', part.get('ann_file')), *prefixes.items()]
         for name, value in files:
             path = os.path.join(root, value) if isinstance(value, str) else None
-            if path and '://' not in path and not os.path.exists(path):
-                raise InputError(f'{loader}: no {path!r} ({name} of {part.type}, looked in {os.getcwd()}). '
+            if path and '://' not in path and not part.get('backend_args') and not os.path.exists(path):
+                raise InputError(f'{loader}: no {path!r} ({name} of {called(part)}, looked in {os.getcwd()}). '
                                  'data/README.md says where each data set belongs; a link to it will do')
-        if hasattr(DATASETS.get(part.type), 'check_files'):  # one that knows itself what it needs
+        kind = part.type if isinstance(part.type, type) else DATASETS.get(part.type)
+        if hasattr(kind, 'check_files'):  # one that knows itself what it needs
             try:
                 DATASETS.build(dict(part, lazy_init=True)).check_files()
             except Exception as error:
                 raise InputError(f'{loader}: {error}') from error
-        known = {**getattr(DATASETS.get(part.type), 'METAINFO', {}), **(part.get('metainfo') or {})}
-        classes = known.get('thing_classes') or known.get('classes')
+        classes = _classes(kind, part.get('metainfo'))
         for where, count in _class_counts(student):
             if classes and count != len(classes) and not open_vocabulary:
-                raise InputError(f'{loader}: {part.type} has {len(classes)} classes ({", ".join(classes[:3])}, ...), '
-                                 f'but the model\'s {where}.num_classes is {count}: make them equal')
+                raise InputError(f'{loader}: {called(part)} has {len(classes)} classes ({", ".join(classes[:3])}, '
+                                 f'...), but the model\'s {where}.num_classes is {count}: make them equal')
+
+
+def _classes(dataset: type | None, metainfo: dict | None) -> Sequence[str]:
+    """Those that a config gives, in a file too, or else the data set's own."""
+    names = ('thing_classes', 'classes')
+    given = BaseDataset._load_metainfo({name: metainfo[name] for name in names if name in (metainfo or {})})
+    known = {**getattr(dataset, 'METAINFO', {}), **given}
+    return known.get('thing_classes') or known.get('classes') or ()
 
 
 def _check_metric(cfg: Config, name: str) -> None:
     for metric in _metrics(cfg.get(name) or ()):
         path = metric.get('ann_file')
         if path and '://' not in path and not os.path.exists(path):
-            raise InputError(f'{name}: no {path!r} (ann_file of {metric.type}, looked in {os.getcwd()}). It belongs to '
-                             'the data set: where that moved, this must too')
+            raise InputError(f'{name}: no {path!r} (ann_file of {called(metric)}, looked in {os.getcwd()}). It belongs '
+                             'to the data set: where that moved, this must too')
 
 
 def _metrics(evaluator: ConfigDict | Sequence) -> Iterator[ConfigDict]:

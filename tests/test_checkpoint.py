@@ -13,7 +13,7 @@ import torch
 from conftest import build, distiller, distiller_config, tiny
 
 from mmgkd import checkpoint
-from mmgkd.checkpoint import fetch, load_weights
+from mmgkd.checkpoint import fetch, load_weights, local_rank
 
 WEIGHTS = {'backbone.conv1.weight': torch.arange(6.).view(2, 3), 'neck.bias': torch.ones(2)}
 
@@ -278,6 +278,33 @@ def test_a_wrong_digest_is_refused_and_not_kept(server):
         with pytest.raises(FileNotFoundError, match='cannot download .*0123abcd'):
             load_weights(f'{address}/model-0123abcd.pth')
     assert kept() == []
+
+
+def test_a_date_is_no_digest(server):
+    folder, address, _ = server
+    torch.save(WEIGHTS, folder / 'model-20240101.pth')
+    assert equal(load_weights(f'{address}/model-20240101.pth'), WEIGHTS)
+    assert len(kept()) == 1 and re.fullmatch(r'model-20240101_[0-9a-f]{16}\.pth', kept()[0])
+
+
+@pytest.mark.parametrize('variables, rank', [
+    (dict(), 0), (dict(LOCAL_RANK='3', SLURM_LOCALID='0'), 3), (dict(SLURM_LOCALID='2'), 2),
+    (dict(OMPI_COMM_WORLD_LOCAL_RANK='1'), 1)])
+def test_one_process_of_a_machine_downloads(server, monkeypatch, variables, rank):
+    """Whatever started it, and before MMEngine knows of it."""
+    folder, address, asked = server
+    for name in ('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    torch.save(WEIGHTS, folder / 'model.pth')
+    assert local_rank() == rank
+    if rank == 0:
+        assert equal(load_weights(f'{address}/model.pth'), WEIGHTS)
+    else:
+        with pytest.raises(FileNotFoundError, match='cannot download'):  # nobody else did
+            load_weights(f'{address}/model.pth')
+    assert len(asked) == (rank == 0)
 
 
 def test_a_url_that_is_not_there(server):

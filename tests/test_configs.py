@@ -34,6 +34,15 @@ def load(path):
     return cfg
 
 
+def student_config(digits):
+    """Whole, with its files in place."""
+    cfg = load(str(ROOT / 'configs/digits/student.py'))
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.dataset.data_root = f'{digits}/'
+    cfg.val_evaluator.ann_file = f'{digits}/annotations/val.json'
+    return cfg
+
+
 def train_step(cfg, size):
     model = MODELS.build(cfg.model)
     model.init_weights()
@@ -119,15 +128,73 @@ def test_no_two_configs_share_a_work_folder_and_each_pair_finds_its_teacher():
 
 def test_a_text_detectors_classes_are_not_counted(digits, monkeypatch):
     """Its heads have as many outputs as a text has tokens."""
-    cfg = load(str(ROOT / 'configs/digits/student.py'))
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        loader.dataset.data_root = f'{digits}/'
-    cfg.val_evaluator.ann_file = f'{digits}/annotations/val.json'
+    cfg = student_config(digits)
     cfg.model.roi_head.bbox_head.num_classes = 256
     with pytest.raises(InputError, match='num_classes is 256: make them equal'):
         check_training(cfg)
     cfg.model.language_model = dict(type='BertModel')
     check_training(cfg)
+
+
+@pytest.mark.parametrize('count', [10, 3])
+def test_classes_may_stand_in_a_file(digits, tmp_path, count):
+    (tmp_path / 'classes.txt').write_text(''.join(f'{i}\n' for i in range(count)))
+    cfg = student_config(digits)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=str(tmp_path / 'classes.txt'))
+    if count == 10:
+        return check_training(cfg)
+    with pytest.raises(InputError, match=r'has 3 classes \(0, 1, 2, ...\), but .* is 10'):
+        check_training(cfg)
+
+
+def test_files_that_a_backend_finds_are_left_to_it(digits):
+    cfg = student_config(digits)
+    cfg.train_dataloader.dataset.data_root = 'data/elsewhere/'
+    with pytest.raises(InputError, match='data/elsewhere'):
+        check_training(cfg)
+    cfg.train_dataloader.dataset.backend_args = dict(backend='petrel', path_mapping={'data/': 's3://bucket/'})
+    check_training(cfg)
+
+
+def test_checkpoints_of_schemes_that_mmengine_knows_are_left_to_it(digits):
+    cfg = student_config(digits)
+    for cfg.load_from in ('s3://bucket/x.pth', 'open-mmlab://resnet50'):
+        check_training(cfg)
+
+
+def test_types_may_be_classes(digits):
+    """As pure Python configs give them."""
+    cfg = student_config(digits)
+    cfg.train_dataloader.dataset.type = DATASETS.get('CocoDataset')
+    check_training(cfg)
+    cfg.model.roi_head.bbox_head.num_classes = 7
+    with pytest.raises(InputError, match='CocoDataset has 10 classes'):
+        check_training(cfg)
+
+
+def test_what_is_inherited_is_not_overwritten(digits, tmp_path):
+    cfg = student_config(digits)
+    cfg.load_from = str(tmp_path / 'epoch_1.pth')
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), cfg.load_from)
+    cfg.model = dict(type='Distiller', student=cfg.model, inherit='neck+head', distill_losses=dict(),
+                     teacher=dict(config=str(ROOT / 'configs/digits/teacher.py'), checkpoint=cfg.load_from))
+    with pytest.raises(InputError, match="would overwrite what model.inherit='neck.head' copies"):
+        check_training(cfg)
+    cfg.resume = True
+    check_training(cfg)
+
+
+def test_a_student_may_import_modules_of_its_own(tmp_path):
+    """Beside any method: MMEngine lets no two bases of a config define one key."""
+    (tmp_path / 'student.py').write_text(
+        f"_base_ = {str(ROOT / 'configs/digits/student.py')!r}\ncustom_imports = dict(imports=['json'])\n")
+    for method in (ROOT / 'configs/_base_').rglob('*.py'):
+        if 'distill_losses' not in method.read_text():
+            continue
+        (tmp_path / 'pair.py').write_text(
+            f"_base_ = ['./student.py', {str(method)!r}]\n"
+            "custom_imports = dict(imports=[*_base_.custom_imports.imports, 'mmgkd'])\n")
+        assert Config.fromfile(tmp_path / 'pair.py').custom_imports.imports == ['json', 'mmgkd'], method
 
 
 def test_the_metrics_of_several_data_sets_are_checked(digits):

@@ -12,7 +12,7 @@ from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.runner import Runner
 
-from mmgkd.preflight import InputError, check_testing, innermost, is_classifier, read_config
+from mmgkd.preflight import InputError, called, check_testing, innermost, is_classifier, read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,7 +29,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'pytorch':  # the others have variables of their own
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 
@@ -58,9 +59,9 @@ def augment(cfg: Config) -> None:
     flips = [[dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)],
              [dict(type='PackDetInputs', meta_keys=keys)]]
     for dataset in innermost(cfg.test_dataloader.dataset):
-        steps = [step for step in dataset.get('pipeline', ()) if step.type != 'PackDetInputs']
+        steps = [step for step in dataset.get('pipeline', ()) if called(step) != 'PackDetInputs']
         if not steps and 'tta_pipeline' not in cfg:
-            raise InputError(f'--tta: {dataset.type} in test_dataloader has no pipeline to augment; give it one, or '
+            raise InputError(f'--tta: {called(dataset)} in test_dataloader has no pipeline to augment; give it one, or '
                              'the config a tta_pipeline')
         dataset.pipeline = cfg.get('tta_pipeline', [*steps, dict(type='TestTimeAug', transforms=flips)])
     tta_model = cfg.get('tta_model', dict(
@@ -73,7 +74,7 @@ def main() -> None:
     try:
         cfg = configure(args)
         check_testing(cfg)
-        if args.out and getattr(cfg.test_evaluator, 'type', '') == 'MultiDatasetEvaluator':
+        if args.out and called(cfg.test_evaluator) == 'MultiDatasetEvaluator':
             raise InputError('--out: a MultiDatasetEvaluator keeps no detections; test one data set at a time')
         if args.tta:
             augment(cfg)
