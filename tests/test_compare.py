@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mmcv
 import pytest
 import scipy.stats
 import torch
@@ -239,7 +240,7 @@ def test_data_that_are_not_there_are_said_before_anything_starts(tmp_path, monke
 def run_of(name, seed, score, seconds=1., **more):
     run = dict(name=name, seed=seed, metric='mAP', score=score, seconds=seconds, peak=100., terms={}, finite=True,
                teacher='teacher', curve={1: score / 2, 2: score}, identity=f'{name} {seed}', commit='c', scalars=[],
-               digest='d', taught_by=None)
+               digest='d', taught_by=None, machine='here')
     return run | more
 
 
@@ -253,8 +254,9 @@ def test_gains_are_paired_over_seeds():
 def test_times_of_two_machines_are_not_compared():
     runs = [run_of('alone', 0, 10., machine='a'), run_of('alone', 1, 10., machine='a'),
             run_of('x', 0, 10., 2., machine='a'), run_of('x', 1, 10., 4., machine='b'),
-            run_of('y', 0, 10., 4., machine='b')]
-    assert [row['time'] for row in summary(runs)] == [1., 2., None]
+            run_of('y', 0, 10., 4., machine='b'), run_of('z', 0, 10., 4., machine=None)]
+    assert [row['time'] for row in summary(runs)] == [1., 2., None, None]
+    assert [row['time'] for row in summary([run | dict(machine=None) for run in runs])] == [None] * 4
 
 
 def test_a_column_of_nothing_is_left_out():
@@ -408,6 +410,9 @@ def test_of_many_rows_the_best_have_curves():
     assert names == ['teacher', 'alone', 'gkd', 'j', 'i', 'h', 'g', 'f']
     rows = summary([run_of(name, 0, 9. - i) for i, name in enumerate([*'abcdefghij', 'alone:max_epochs=20'])])
     assert 'alone:max_epochs=20' in [row['name'] for row in compare_figure.with_curves(rows)]
+    rows = summary([run_of(name, 0, float(i)) for i, name in enumerate([*(f'alone:{i}' for i in range(9)), *'ab'])])
+    names = [row['name'] for row in compare_figure.with_curves(rows)]
+    assert names[:3] == ['alone:8', 'b', 'a']  # one variant of the references in any case, then the best
 
 
 def test_long_names_are_broken_at_their_colons():
@@ -415,6 +420,10 @@ def test_long_names_are_broken_at_their_colons():
     long = 'gkd:edge_weight=0.:spectral_weight=0.:' + 'x' * 40
     lines = compare_figure.wrapped(long).split('\n')
     assert lines == ['gkd:edge_weight=0.:', 'spectral_weight=0.:', 'x' * 40] and ''.join(lines) == long
+
+
+def height(path):
+    return mmcv.imread(str(path)).shape[0]
 
 
 def test_cost_counts_time_and_iterations(tmp_path):
@@ -427,6 +436,8 @@ def test_cost_counts_time_and_iterations(tmp_path):
     assert [row['cost'] for row in rows[:3]] == [1., 2., 1.5] and not any(math.isfinite(r['cost']) for r in rows[3:])
     compare_figure.draw(rows, 'mAP', tmp_path / 'x.png')
     assert (tmp_path / 'x.png').stat().st_size > 5000
+    compare_figure.draw([row | dict(cost=None) for row in rows], 'mAP', tmp_path / 'untimed.png')
+    assert height(tmp_path / 'untimed.png') < .7 * height(tmp_path / 'x.png')  # without a panel of nothing
 
 
 def test_detections_are_shown_side_by_side(digits, tmp_path):

@@ -35,10 +35,11 @@ def band(curves: Sequence[dict]) -> dict[int, tuple[float, float]]:
 
 
 def with_curves(rows: Sequence[dict]) -> list[dict]:
-    """The rows whose curves are drawn: all, or the references, GKD and the best others."""
-    kept = [row for row in rows if row['name'] in FIXED or row['name'].partition(':')[0] in REFERENCES]
+    """The rows whose curves are drawn: all, or the references, GKD, the best variant of a reference and of the rest."""
+    kept = [row for row in rows if row['name'] in FIXED]
     others = sorted((row for row in rows if row not in kept), key=lambda row: -statistics.fmean(row['scores']))
-    return kept + others[:max(0, NAMED - len(kept))]
+    longer = [row for row in others if row['name'].partition(':')[0] in REFERENCES][:1]
+    return (kept + longer + [row for row in others if row not in longer])[:max(NAMED, len(kept))]
 
 
 def draw_curves(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
@@ -90,10 +91,14 @@ def size(name: str) -> float:
     return 10. if '\n' not in wrapped(name) else 7.
 
 
+def costs(row: dict) -> bool:
+    """Whether it is known what a student's training cost."""
+    return row['name'].partition(' ')[0] != 'teacher' and math.isfinite(row['cost'] or math.nan)
+
+
 def draw_cost(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
     """What each student reached against the time of its training; a dashed line where its teacher is."""
-    points = {row['name']: (row['cost'], statistics.fmean(row['scores'])) for row in rows
-              if row['name'].partition(' ')[0] != 'teacher' and math.isfinite(row['cost'] or math.nan)}
+    points = {row['name']: (row['cost'], statistics.fmean(row['scores'])) for row in rows if costs(row)}
     for name, point in points.items():
         axes.plot(*point, 'o', color=colour[name], markersize=8 if name in FIXED else 6)
     for row in rows:
@@ -127,14 +132,17 @@ def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
 def draw(rows: Sequence[dict], metric: str, path: Path) -> None:
     """Write the figure as a PNG."""
     colour = colours(list(dict.fromkeys(row['name'] for row in [*with_curves(rows), *rows])))  # curves: all different
-    figure, places = plt.subplot_mosaic('cb;tb', figsize=(14, max(8., .32 * len(rows) + 1.5)), facecolor='white')
+    timed = any(costs(row) for row in rows if row['name'] != 'alone')
+    figure, places = plt.subplot_mosaic(
+        'cb;tb' if timed else 'cb', figsize=(14, max(8. if timed else 4.5, .32 * len(rows) + 1.5)), facecolor='white')
     draw_curves(places['c'], rows, metric, colour)
-    draw_cost(places['t'], rows, metric, colour)
+    if timed:
+        draw_cost(places['t'], rows, metric, colour)
     draw_bars(places['b'], rows, metric, colour)
     for axes in places.values():
         axes.spines[['top', 'right']].set_visible(False)
         axes.tick_params(colors=INK)
-    for place in 'ct':
+    for place in places.keys() - {'b'}:
         places[place].grid(axis='y', color='#DDDDDD', linewidth=.8)
     figure.tight_layout(w_pad=4, h_pad=2)
     figure.savefig(path, dpi=110)

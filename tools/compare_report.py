@@ -30,7 +30,7 @@ NOTE = '{metric} in percent at the last epoch, mean ± standard deviation over {
        'by what its teacher is ahead, if that is a point or more. Own terms: raw values on the same batches, for the ' \
        'student trained without the method and for the one trained with it.'
 COST_NOTE = 'Time of an iteration relative to the student alone, and memory of the process: medians over seeds, with ' \
-            'other trainings beside them; no time where the student alone ran on another machine.'
+            'other trainings beside them; no time where the student alone did not run on the same machine.'
 LEAST_LEAD = 1.  # point: parts of less are noise
 FILES = ('results.md', 'results.csv', 'results.json', 'results.png')
 
@@ -102,7 +102,7 @@ def summary(results: Sequence[dict], reference: str = ALONE) -> list[dict]:
         gaps = [(row['score'] - base['score'], teachers[row['teacher'], row['seed']]['score'] - base['score'])
                 for row, base in pairs if (row['teacher'], row['seed']) in teachers]
         times = [(row['seconds'] / base['seconds'], iterations(row) / iterations(base)) for row, base in pairs
-                 if row.get('machine') == base.get('machine')]
+                 if row.get('machine') and row['machine'] == base.get('machine')]
         rows.append(dict(
             name=name, seeds=[row['seed'] for row in runs], scores=[row['score'] for row in runs],
             curves=[row['curve'] for row in runs],
