@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .features import valid_cells
+from .functional.checks import check_at_least
 from .rois import box_rois, evenly_spread, instance_boxes, read_rois
 
 __all__ = ['SOURCES', 'ChannelNodes', 'GridNodes', 'ImageNodes', 'InstanceNodes', 'Nodes', 'node_source']
@@ -59,7 +60,7 @@ class GridNodes:
     same_shape = labelled = False
 
     def __init__(self, *, size: int = 8) -> None:
-        _at_least_one('size', size)
+        check_at_least(1, size=size)
         self.size = size
 
     def __call__(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
@@ -122,8 +123,7 @@ class InstanceNodes:
 
     def __init__(self, *, output_size: int = 7, pool: bool = True, per_image: bool = False,
                  every_level: bool = False, cells: int = 14, max_per_image: int = 128) -> None:
-        for name, value in dict(output_size=output_size, cells=cells, max_per_image=max_per_image).items():
-            _at_least_one(name, value)
+        check_at_least(1, output_size=output_size, cells=cells, max_per_image=max_per_image)
         self.reading = dict(output_size=output_size, pool=pool, cells=cells)
         self.per_image, self.every_level, self.max_per_image = per_image, every_level, max_per_image
 
@@ -190,7 +190,3 @@ def _grid_means(feat: Tensor, valid: Tensor | None, grid: Sequence[int]) -> tupl
     means = F.adaptive_avg_pool2d(feat * valid.unsqueeze(1), grid) / share.masked_fill(share == 0, 1)
     return means.flatten(2).mT, (share > 0).flatten(1)
 
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f'{name} must be at least 1, got {value}')

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cells import kept_cells
-from .checks import check_maps
+from .checks import check_at_least, check_maps, check_one_of
 from .precision import float32_island, working_dtype
 
 __all__ = ['REDUCTIONS', 'attention_transfer_loss']
@@ -41,10 +41,8 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, valid: Tensor | No
         ValueError: N, H or W differ, or an option is out of range.
     """
     check_maps(student, teacher, valid, channels=False)
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
-    if not power >= 1:
-        raise ValueError(f'power must be at least 1, got {power}')
+    check_one_of(REDUCTIONS, reduction=reduction)
+    check_at_least(1, power=power)
     with float32_island(student):
         keep = kept_cells(teacher, valid)  # (N, HW)
         maps = [F.normalize(_energy(x, power).masked_fill(keep == 0, 0)) for x in (student, teacher.detach())]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import check_one_of
 from .contrast import unit_rows
 from .precision import float32_island, working_dtype
 
@@ -104,8 +105,7 @@ def graph_kl(student: Tensor, teacher: Tensor, *, tanh: bool = True, reduction: 
     if student.shape != teacher.shape or student.dim() != 3:
         raise ValueError('student and teacher must be attention logits of one shape (A, V, V), got '
                          f'{tuple(student.shape)} and {tuple(teacher.shape)}')
-    if reduction not in REDUCTIONS:
-        raise ValueError(f'reduction must be one of {REDUCTIONS}, got {reduction!r}')
+    check_one_of(REDUCTIONS, reduction=reduction)
     with float32_island(student):
         logs = [x.to(working_dtype(student)) for x in (student, teacher.detach())]
         student, teacher = ((x.tanh() if tanh else x).log_softmax(-1) for x in logs)

@@ -1,9 +1,11 @@
-"""What maps must be to be compared."""
+"""What maps and options must be to be used."""
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from torch import Tensor
 
-__all__ = ['check_maps', 'check_temperature']
+__all__ = ['check_at_least', 'check_maps', 'check_one_of', 'check_temperature']
 
 
 def check_maps(student: Tensor, teacher: Tensor, valid: Tensor | None = None, *, channels: bool = True) -> None:
@@ -24,3 +26,18 @@ def check_temperature(temperature: float) -> None:
     """Raises a ValueError unless the temperature is above 0."""
     if not temperature > 0:
         raise ValueError(f'temperature must be above 0, got {temperature}')
+
+
+def check_one_of(known: Iterable, **options) -> None:
+    """Raises a ValueError unless each option is one of those that are known."""
+    known = tuple(known)
+    for name, value in options.items():
+        if value not in known:
+            raise ValueError(f'{name} must be one of {known}, got {value!r}')
+
+
+def check_at_least(least: float, **options: float | None) -> None:
+    """Raises a ValueError unless each option that is given is that much or more."""
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise ValueError(f'{name} must be at least {least}, got {value}')

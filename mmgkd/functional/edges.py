@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import check_at_least, check_one_of
 from .graph import AFFINITIES, affinity, correlation, normalized_adjacency
 from .precision import float32_island, working_dtype
 
@@ -84,8 +85,7 @@ def normalize_edges(edges: Tensor, how: str) -> Tensor:
     Raises:
         ValueError: ``how`` is unknown.
     """
-    if how not in NORMALIZATIONS:
-        raise ValueError(f'normalize must be one of {NORMALIZATIONS}, got {how!r}')
+    check_one_of(NORMALIZATIONS, normalize=how)
     if how == 'degree':
         return normalized_adjacency(edges)
     if how == 'mean':
@@ -118,8 +118,7 @@ def teacher_knn_mask(teacher: Tensor, k: int) -> Tensor:
     Raises:
         ValueError: ``k`` is below 1.
     """
-    if k < 1:
-        raise ValueError(f'k must be at least 1, got {k}')
+    check_at_least(1, k=k)
     if k >= teacher.shape[-1]:
         return torch.ones_like(teacher, dtype=torch.bool)
     near = teacher >= teacher.topk(k, -1).values[..., -1:]  # (B, V, V)
@@ -151,8 +150,7 @@ def match_edges(student: Tensor, teacher: Tensor, weight: Tensor | None = None, 
     if student.shape != teacher.shape:
         raise ValueError('the graphs of student and teacher must have the same nodes, got edges of shapes '
                          f'{tuple(student.shape)} and {tuple(teacher.shape)}')
-    if metric not in METRICS:
-        raise ValueError(f'metric must be one of {METRICS}, got {metric!r}')
+    check_one_of(METRICS, metric=metric)
     teacher, edges = teacher.detach(), tuple(range(1, student.dim()))
     difference = F.smooth_l1_loss(student, teacher, reduction='none') if metric == 'smooth_l1' \
         else (student - teacher).square()
@@ -197,10 +195,9 @@ def _distances(nodes: Tensor) -> Tensor:
 
 
 def _check_options(similarity, rectify, normalize) -> None:
-    for name, given, known in (('similarity', similarity, SIMILARITIES), ('normalize', normalize, NORMALIZATIONS),
-                               ('rectify', rectify, (*AFFINITIES, None))):
-        if given not in known:
-            raise ValueError(f'{name} must be one of {tuple(known)}, got {given!r}')
+    check_one_of(SIMILARITIES, similarity=similarity)
+    check_one_of(NORMALIZATIONS, normalize=normalize)
+    check_one_of((*AFFINITIES, None), rectify=rectify)
     if rectify is not None and similarity != 'cosine':
         raise ValueError(f"rectify={rectify!r} is for similarity='cosine', got {similarity!r}")
     if normalize == 'degree' and rectify is None:

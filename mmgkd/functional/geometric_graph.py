@@ -4,6 +4,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import check_at_least, check_one_of
 from .edges import check_nodes, match_edges, similarity_graph, teacher_knn_mask
 from .graph import AFFINITIES
 from .precision import float32_island
@@ -64,12 +65,8 @@ def geometric_graph_loss(student: Tensor, teacher: Tensor, valid: Tensor | None 
 
 
 def _check_options(labels, k, power, rectify, class_mask) -> None:
-    if rectify not in AFFINITIES:
-        raise ValueError(f'rectify must be one of {tuple(AFFINITIES)}, got {rectify!r}')
-    if class_mask not in CLASS_MASKS:
-        raise ValueError(f'class_mask must be one of {CLASS_MASKS}, got {class_mask!r}')
+    check_one_of(AFFINITIES, rectify=rectify)
+    check_one_of(CLASS_MASKS, class_mask=class_mask)
     if class_mask is not None and labels is None:
         raise ValueError(f'class_mask={class_mask!r} needs the labels of nodes, and these nodes have none')
-    for name, value in (('k', k), ('power', power)):
-        if value is not None and value < 1:
-            raise ValueError(f'{name} must be at least 1, got {value}')
+    check_at_least(1, k=k, power=power)

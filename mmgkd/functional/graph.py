@@ -4,6 +4,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .checks import check_one_of
+
 __all__ = ['AFFINITIES', 'BEYOND', 'affinity', 'correlation', 'nontrivial_laplacian', 'normalized_adjacency',
            'normalized_laplacian']
 
@@ -41,8 +43,7 @@ def affinity(adjacency: Tensor, kind: str | None = 'relu', *, loops: bool = Fals
         kind (str, optional): ``relu``, ``abs`` or ``shift`` (``(1 + A) / 2``); ``None`` leaves signs.
         loops (bool): Keep the diagonal, otherwise zero.
     """
-    if kind is not None and kind not in AFFINITIES:
-        raise ValueError(f'affinity must be one of {sorted(AFFINITIES)}, got {kind!r}')
+    check_one_of((*AFFINITIES, None), affinity=kind)
     weights = adjacency if kind is None else AFFINITIES[kind](adjacency)
     if loops:
         return weights

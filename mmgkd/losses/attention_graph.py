@@ -15,6 +15,7 @@ from ..checkpoint import load_weights
 from ..features import valid_cells
 from ..functional import aligned_vectors, graph_kl, mean_vectors, principal_vectors
 from ..functional.attention_graph import REDUCTIONS
+from ..functional.checks import check_one_of
 from ..gradient_rule import RULES
 from ..nodes import InstanceNodes
 from ..rois import evenly_spread, instance_boxes
@@ -69,16 +70,17 @@ class AttentionGraphLoss(DistillLoss):
                  max_nodes: int = 128, estimator: str | None = None, estimator_epochs: int = 40,
                  estimator_iters: int | None = None, estimator_lr: float = 0.1) -> None:
         super().__init__()
-        for name, given, known in (('nodes', nodes, NODES), ('compress', compress, COMPRESSIONS), ('norm', norm, NORMS),
-                                   ('reduction', reduction, REDUCTIONS), ('gradient_rule', gradient_rule, RULES)):
-            if given not in known:
-                raise ValueError(f'AttentionGraphLoss: {name} must be one of {tuple(known)}, got {given!r}')
+        check_one_of(NODES, nodes=nodes)
+        check_one_of(COMPRESSIONS, compress=compress)
+        check_one_of(NORMS, norm=norm)
+        check_one_of(REDUCTIONS, reduction=reduction)
+        check_one_of(RULES, gradient_rule=gradient_rule)
         for name, given in (('num_heads', num_heads), ('max_nodes', max_nodes), ('estimator_epochs', estimator_epochs),
                             ('estimator_iters', 1 if estimator_iters is None else estimator_iters)):
             if not isinstance(given, int) or given < 1:
-                raise ValueError(f'AttentionGraphLoss: {name} must be an int of at least 1, got {given!r}')
+                raise ValueError(f'{name} must be an int of at least 1, got {given!r}')
         if not estimator_lr > 0:
-            raise ValueError(f'AttentionGraphLoss: estimator_lr must be above 0, got {estimator_lr}')
+            raise ValueError(f'estimator_lr must be above 0, got {estimator_lr}')
         self.weights = {'attention': loss_weight}
         check_weights(self)
         self.options = dict(tanh=tanh, reduction=reduction)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..features import valid_cells
 from ..functional import channel_graph_levels
+from ..functional.checks import check_at_least
 from .base import DistillLoss
 from .checks import check_weights
 
@@ -66,8 +67,7 @@ class ChannelGraphLoss(DistillLoss):
             terms=tuple(term for term, weight in self.weights.items() if weight), attention=attention,
             temperature=temperature, centered=centered, spectral=spectral, affinity=affinity,
             num_eigenvectors=num_eigenvectors, pooled=pooled, window_size=window_size, max_cells=max_cells)
-        if num_eigenvectors < 1:
-            raise ValueError(f'num_eigenvectors must be at least 1, got {num_eigenvectors}')
+        check_at_least(1, num_eigenvectors=num_eigenvectors)
         nothing = torch.zeros(0, num_eigenvectors + 1, 1, 1)
         channel_graph_levels([nothing], [nothing], [None], **self.options)  # unknown options raise now
 

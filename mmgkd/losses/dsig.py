@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor
 
 from ..functional import dsig_terms
+from ..functional.checks import check_at_least
 from ..readings import Proposals
 from ..rois import box_rois, read_rois
 from .base import DistillLoss
@@ -50,9 +51,7 @@ class DSIGLoss(DistillLoss):
         super().__init__()
         self.weights = {'foreground': foreground_weight, 'background': background_weight, 'edge': edge_weight}
         check_weights(self)
-        for name, value in dict(output_size=output_size, cells=cells).items():
-            if value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
+        check_at_least(1, output_size=output_size, cells=cells)
         self.terms = tuple(term for term, weight in self.weights.items() if weight)
         self.background_ratio, self.hard_threshold = background_ratio, hard_threshold
         self.reading = dict(output_size=output_size, cells=cells, pool=False)

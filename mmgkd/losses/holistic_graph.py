@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from torch import Tensor, nn
 
 from ..functional import float32_island, info_nce, knn_graph, prediction_graph, tag_convolution, unit_rows
-from ..functional.checks import check_temperature
+from ..functional.checks import check_at_least, check_one_of, check_temperature
 from ..nodes import node_source
 from ..rois import evenly_spread
 from .base import DistillLoss
@@ -91,15 +91,19 @@ class HolisticGraphLoss(DistillLoss):
         self.weights = {'individual': individual_weight, 'graph': graph_weight}
         self.terms = tuple(term for term, weight in self.weights.items() if weight)
         check_weights(self)
-        _check(dict(embed_dims=embed_dims, neighbours=neighbours, num_negatives=num_negatives, queue_size=queue_size),
-               dict(momentum=momentum, smoothing=smoothing), temperature)
-        _one_of('memory', memory, MEMORIES)
+        check_at_least(1, embed_dims=embed_dims, neighbours=neighbours, num_negatives=num_negatives,
+                       queue_size=queue_size)
+        check_temperature(temperature)
+        for name, share in dict(momentum=momentum, smoothing=smoothing).items():
+            if not 0 <= share <= 1:
+                raise ValueError(f'{name} must be from 0 to 1, got {share}')
+        check_one_of(MEMORIES, memory=memory)
         banked = memory == 'bank'
         self.published = banked if published is None else published
         self.negatives = negatives or ('own' if self.published else 'cross')
         self.edges = edges or ('predictions' if banked else 'embedding')
-        _one_of('negatives', self.negatives, ('own', 'cross'))
-        _one_of('edges', self.edges, ('predictions', 'embedding'))
+        check_one_of(('own', 'cross'), negatives=self.negatives)
+        check_one_of(('predictions', 'embedding'), edges=self.edges)
         nodes = nodes or MEMORIES[memory]
         self.instances = _check_nodes(nodes, banked) == 'instances'
         self.nodes = node_source(nodes)
@@ -234,17 +238,3 @@ def _check_nodes(config: str | dict, banked: bool) -> str:
         raise ValueError("memory='bank' has an entry per image of a data set, not per instance: take memory='queue'")
     return options['type']
 
-
-def _check(counts: dict, shares: dict, temperature: float) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f'{name} must be at least 1, got {value}')
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f'{name} must be from 0 to 1, got {value}')
-    check_temperature(temperature)
-
-
-def _one_of(name: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f'{name} must be one of {list(known)}, got {value!r}')

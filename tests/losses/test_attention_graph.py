@@ -360,7 +360,7 @@ def test_heads_are_frozen_for_ever():
     dict(estimator_lr=-.1)], ids=str)
 def test_wrong_options(options):
     (name, value), = options.items()
-    with pytest.raises(ValueError, match=f'AttentionGraphLoss: {name} must be .*{value}'):
+    with pytest.raises(ValueError, match=f'{name} must be .*{value}'):
         AttentionGraphLoss(**options)
 
 

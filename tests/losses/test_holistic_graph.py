@@ -539,9 +539,9 @@ def test_learned_parts_start_as_published():
 @pytest.mark.parametrize('options, message', [
     (dict(individual_weight=-1.), 'weights must be at least 0, and one above it'),
     (dict(individual_weight=0, graph_weight=0), 'weights must be at least 0, and one above it'),
-    (dict(memory='fifo'), r"memory must be one of \['bank', 'queue'\], got 'fifo'"),
-    (dict(negatives='all'), r"negatives must be one of \['own', 'cross'\], got 'all'"),
-    (dict(edges='logits'), r"edges must be one of \['predictions', 'embedding'\], got 'logits'"),
+    (dict(memory='fifo'), r"memory must be one of \('bank', 'queue'\), got 'fifo'"),
+    (dict(negatives='all'), r"negatives must be one of \('own', 'cross'\), got 'all'"),
+    (dict(edges='logits'), r"edges must be one of \('predictions', 'embedding'\), got 'logits'"),
     (dict(nodes='instances'), 'memory=.bank. has an entry per image'),
     (dict(nodes='grid'), "takes pooled nodes that have a class.*got 'grid'"),
     (dict(nodes=dict(type='images', pool=False)), 'takes pooled nodes'),
