@@ -59,7 +59,7 @@ class Distiller(BaseModel):
         self.inherit = parse_inherit(inherit)
         self.distill_weight = 1.
         """Factor on all distillation losses, which :class:`DistillWeightHook` sets; at 0 the teacher is not run."""
-        self.epoch, self.loss_scaler = None, None
+        self.epoch, self.loss_scaler = 0, None
         """What gradient rules go by; :class:`PrepareLossesHook` sets them."""
         with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
             self.distill_losses = _build_losses(distill_losses)

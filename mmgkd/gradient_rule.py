@@ -156,9 +156,6 @@ class _Given(torch.autograd.Function):
 
 
 def _bound(distiller) -> float:
-    if distiller.epoch is None:
-        raise RuntimeError(f'gradient_rule {distiller._rule!r} goes by the epoch, which nobody has told: add '
-                           "dict(type='PrepareLossesHook') to custom_hooks")
     return distiller.distill_weight / (1 + math.exp(-distiller.epoch))
 
 

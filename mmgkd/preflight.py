@@ -61,6 +61,7 @@ def check_training(cfg: Config) -> None:
         for address in backbone_addresses(_student(cfg)):
             _check_checkpoint(address, 'the student\'s backbone')
     if is_distiller(cfg):
+        _check_rules(cfg)
         try:
             teacher = Teacher(**cfg.model.get('teacher', {}))
             teacher.model_config()
@@ -122,6 +123,15 @@ def _student(cfg: Config) -> ConfigDict:
         return model_config(cfg.model.student)
     except Exception as error:
         raise InputError(f'{type(error).__name__}: {error}') from error
+
+
+def _check_rules(cfg: Config) -> None:
+    """A loss whose gradient is held down needs the hook that tells the epoch, by which the rule goes."""
+    held = [name for name, loss in cfg.model.get('distill_losses', {}).items()
+            if loss.get('gradient_rule', 'none') != 'none']
+    if held and 'PrepareLossesHook' not in [called(hook).rpartition('.')[2] for hook in cfg.get('custom_hooks') or ()]:
+        raise InputError(f'distill_losses.{held[0]}: its gradient_rule goes by the epoch, which nobody tells it: add '
+                         "dict(type='PrepareLossesHook') to custom_hooks")
 
 
 def _check_start(path: str, role: str) -> None:

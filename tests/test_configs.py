@@ -184,6 +184,18 @@ def test_what_is_inherited_is_not_overwritten(digits, tmp_path):
     check_training(cfg)
 
 
+def test_a_gradient_rule_needs_its_hook(digits, tmp_path):
+    cfg = student_config(digits)
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'teacher.pth')
+    cfg.model = dict(type='Distiller', student=cfg.model, teacher=dict(
+        config=str(ROOT / 'configs/digits/teacher.py'), checkpoint=str(tmp_path / 'teacher.pth')),
+        distill_losses=dict(mhgd=dict(type='AttentionGraphLoss', gradient_rule='feature')))
+    with pytest.raises(InputError, match="mhgd: its gradient_rule .*add dict.type='PrepareLossesHook'"):
+        check_training(cfg)
+    cfg.custom_hooks = [dict(type='mmgkd.PrepareLossesHook')]
+    check_training(cfg)
+
+
 def test_a_student_may_import_modules_of_its_own(tmp_path):
     """Beside any method: MMEngine lets no two bases of a config define one key."""
     (tmp_path / 'student.py').write_text(

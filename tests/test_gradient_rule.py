@@ -278,14 +278,6 @@ def test_losses_without_gradient():
     assert not any(x.requires_grad for v in terms.values() for x in (v if isinstance(v, list) else [v]))
 
 
-@pytest.mark.parametrize('rule', ['full', 'feature'])
-def test_nobody_tells_the_epoch(rule):
-    model = model_of(kd=rule)
-    model.epoch = None
-    with pytest.raises(RuntimeError, match=f"gradient_rule '{rule}' goes by the epoch.*PrepareLossesHook"):
-        losses(model)
-
-
 @HOOKS.register_module()
 class Epochs(Hook):
     """Writes down what the rule goes by."""
