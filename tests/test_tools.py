@@ -79,6 +79,29 @@ def test_the_teacher_is_tested_with_its_own_config(trained, digits):
     assert 'coco/bbox_mAP' in metrics(folder / 'test_teacher')
 
 
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_a_runner_of_ones_own(trained, digits, tool, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setenv('PYTHONPATH', str(folder))
+    (folder / 'loud.py').write_text(f"""_base_ = {str(ROOT / 'configs/digits/teacher.py')!r}
+custom_imports = dict(imports=['loud_runner'])
+runner_type = 'Loud'
+""")
+    (folder / 'loud_runner.py').write_text("""
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+@RUNNERS.register_module()
+class Loud(Runner):
+    def call_hook(self, name, **kwargs):
+        print('loud', name)
+        super().call_hook(name, **kwargs)
+""")
+    checkpoint = ['teacher.pth'] if tool == 'test.py' else []
+    out = run(tool, 'loud.py', *checkpoint, '--work-dir', folder / 'loud', *digits_options(
+        digits, 'train_cfg.max_epochs=1'), cwd=folder)
+    assert f'loud before_{tool.removesuffix(".py")}' in out
+
+
 def test_show_dir_and_tta(trained, digits):
     folder, _ = trained
     run('test.py', ROOT / 'configs/digits/gkd.py', 'gkd/epoch_1.pth', '--work-dir', folder / 'shown', '--tta',

@@ -10,6 +10,7 @@ import os
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmgkd.preflight import InputError, called, check_testing, innermost, is_classifier, read_config
@@ -80,7 +81,7 @@ def main() -> None:
             augment(cfg)
     except InputError as error:
         raise SystemExit(f'tools/test.py: {error}') from None
-    runner = Runner.from_cfg(cfg)
+    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     runner.test()
