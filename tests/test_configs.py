@@ -17,7 +17,7 @@ from mmgkd.preflight import InputError, check_testing, check_training
 sys.path.append(str(ROOT / 'tools'))  # where the controls of the study are
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = ('cifar10', 'cifar100', 'digits_cls')  # folders, see tests/classification
-METHODS = ['configs/study/cwd_decayed.py', 'configs/study/pkd_gkd.py']  # of no pair
+METHODS = ['configs/study/gkd_falling.py', 'configs/study/pkd_gkd.py']  # of no pair
 DETECTORS = [path for path in CONFIGS if Path(path).parts[1] not in CLASSIFIERS and path not in METHODS]
 FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
 
@@ -73,15 +73,19 @@ def test_two_methods_together_train_a_step():
     assert {'loss_gkd_vertex', 'loss_pkd_correlation'} <= set(train_step(cfg, (3, 96, 128))[1])
 
 
-def test_methods_on_the_schedule_of_gkd():
-    decayed = Config.fromfile(ROOT / 'configs/study/cwd_decayed.py')
-    assert decayed.distill_losses == Config.fromfile(ROOT / 'configs/_base_/cwd.py').distill_losses
-    hooks = Config.fromfile(ROOT / 'configs/_base_/gkd.py').distill_hooks
-    assert decayed.distill_hooks == hooks
-    for name in ('pkd', 'fgd'):
-        cfg = Config.fromfile(ROOT / f'configs/study/{name}_published_levels.py')
-        assert cfg.custom_hooks == hooks and cfg.model.inherit
-        assert cfg.model.distill_losses == Config.fromfile(ROOT / f'configs/_base_/{name}.py').distill_losses
+@pytest.mark.parametrize('name', ['pkd', 'fgd'])
+def test_methods_on_their_published_levels(name):
+    files = f'study/{name}_published_levels', f'_base_/{name}'
+    cfg, method = (Config.fromfile(ROOT / f'configs/{file}.py') for file in files)
+    assert cfg.model.distill_losses == method.distill_losses and cfg.custom_hooks == method.distill_hooks
+    assert cfg.model.connector.student_levels == [0, 1, 2, 3] and cfg.model.inherit
+
+
+def test_gkd_that_falls_is_gkd_but_for_weights_and_schedule():
+    falling, gkd = (Config.fromfile(ROOT / f'configs/{file}.py') for file in ('study/gkd_falling', '_base_/gkd'))
+    weights = {name: value for name, value in falling.distill_losses.gkd.items() if name.endswith('_weight')}
+    assert falling.distill_losses.gkd | {name: 4 * value for name, value in weights.items()} == gkd.distill_losses.gkd
+    assert falling.distill_hooks[0].type == 'DistillWeightHook' and gkd.distill_hooks == []
 
 
 @pytest.mark.parametrize('path', FULL)

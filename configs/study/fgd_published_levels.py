@@ -1,4 +1,4 @@
-# FGD on the levels that it was published on, P2 to P5, and on GKD's schedule.
+# FGD on the levels that it was published on, P2 to P5.
 _base_ = '../digits/gkd_teacher_30e.py'
 
 model = dict(
