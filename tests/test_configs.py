@@ -16,7 +16,7 @@ from mmgkd.preflight import InputError, check_testing, check_training
 sys.path.append(str(ROOT / 'tools'))  # where the controls of the study are
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = ('cifar10', 'cifar100', 'digits_cls')  # folders, see tests/classification
-METHODS = ['configs/study/gkd_falling.py', 'configs/study/pkd_gkd.py']  # of no pair
+METHODS = [f'configs/study/{name}.py' for name in ('cwd_decayed', 'gkd_falling', 'pkd_gkd')]  # of no pair
 DETECTORS = [path for path in CONFIGS if Path(path).parts[1] not in CLASSIFIERS and path not in METHODS]
 FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
 
@@ -72,19 +72,24 @@ def test_two_methods_together_train_a_step():
     assert {'loss_gkd_vertex', 'loss_pkd_correlation'} <= set(train_step(cfg, (3, 96, 128))[1])
 
 
-@pytest.mark.parametrize('name', ['pkd', 'fgd'])
-def test_methods_on_their_published_levels(name):
-    files = f'study/{name}_published_levels', f'_base_/{name}'
-    cfg, method = (Config.fromfile(ROOT / f'configs/{file}.py') for file in files)
-    assert cfg.model.distill_losses == method.distill_losses and cfg.custom_hooks == method.distill_hooks
-    assert cfg.model.connector.student_levels == [0, 1, 2, 3] and cfg.model.inherit
-
-
 def test_gkd_that_falls_is_gkd_but_for_weights_and_schedule():
     falling, gkd = (Config.fromfile(ROOT / f'configs/{file}.py') for file in ('study/gkd_falling', '_base_/gkd'))
     weights = {name: value for name, value in falling.distill_losses.gkd.items() if name.endswith('_weight')}
     assert falling.distill_losses.gkd | {name: 4 * value for name, value in weights.items()} == gkd.distill_losses.gkd
     assert falling.distill_hooks[0].type == 'DistillWeightHook' and gkd.distill_hooks == []
+    pair = Config.fromfile(ROOT / 'configs/study/digits_falling.py')
+    assert pair.model.distill_losses == falling.distill_losses and pair.custom_hooks == falling.distill_hooks
+
+
+def test_methods_on_the_schedule_of_gkd_that_falls():
+    hooks = Config.fromfile(ROOT / 'configs/study/gkd_falling.py').distill_hooks
+    decayed = Config.fromfile(ROOT / 'configs/study/cwd_decayed.py')
+    assert decayed.distill_losses == Config.fromfile(ROOT / 'configs/_base_/cwd.py').distill_losses
+    assert decayed.distill_hooks == hooks
+    for name in ('pkd', 'fgd'):
+        cfg = Config.fromfile(ROOT / f'configs/study/{name}_published_levels.py')
+        assert cfg.custom_hooks == hooks and cfg.model.inherit
+        assert cfg.model.distill_losses == Config.fromfile(ROOT / f'configs/_base_/{name}.py').distill_losses
 
 
 @pytest.mark.parametrize('path', FULL)
