@@ -5,3 +5,4 @@ distill_losses = dict(gkd=dict(vertex_weight=100., edge_weight=10., spectral_wei
 distill_hooks = [dict(type='DistillWeightHook', decay_from=0.25, stop=0.85)]
 model = dict(distill_losses=distill_losses)
 custom_hooks = distill_hooks
+work_dir = 'work_dirs/study_digits_falling'
