@@ -9,5 +9,5 @@ model = dict(
                    'faster_rcnn_r101_fpn_2x_coco_bbox_mAP-0.398_20200504_210455-1d2dac9c.pth'),
     distill_losses=_base_.distill_losses, inherit='neck+head')
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-custom_hooks = _base_.distill_hooks
+custom_hooks = [*_base_.get('custom_hooks', []), *_base_.distill_hooks]
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))  # as where the weights were chosen

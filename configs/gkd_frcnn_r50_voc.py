@@ -8,5 +8,5 @@ model = dict(
         checkpoint='work_dirs/faster-rcnn_r101_voc/epoch_4.pth'),
     distill_losses=_base_.distill_losses, inherit='neck+head')
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-custom_hooks = _base_.distill_hooks
+custom_hooks = [*_base_.get('custom_hooks', []), *_base_.distill_hooks]
 optim_wrapper = dict(clip_grad=dict(max_norm=35, norm_type=2))  # as where the weights were chosen

@@ -12,7 +12,7 @@ from mmengine.hub import get_config
 
 from .features import NoMapsError, feature_maps
 
-__all__ = ['PROBES', 'Maps', 'distilled_maps', 'matching_maps', 'model_config']
+__all__ = ['PROBES', 'Maps', 'distilled_maps', 'image_channels', 'matching_maps', 'model_config', 'read_source']
 
 PROBES = (128, 512, 224, 384)
 """Sides of the square images, in pixels, that models are probed with, each where those before do not do: SSD needs more
@@ -52,7 +52,7 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
     if isinstance(source, dict):
         model = Config(dict(model=source)).model
     elif isinstance(source, str):
-        config = _read(source, role)
+        config = read_source(source, role)
         model = config.get('model')
         if model and config.get('data_preprocessor'):  # where mmpretrain has it; MMEngine's runner does as much
             model.setdefault('data_preprocessor', config.data_preprocessor)
@@ -64,7 +64,11 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
         raise ValueError(f'{role}: {source if isinstance(source, str) else "the dict"} holds no model with a type')
     if overrides:
         config = Config(dict(model=model))
-        config.merge_from_dict(dict(model=overrides))
+        try:
+            config.merge_from_dict(dict(model=overrides))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{role}: overrides {overrides} do not fit its config: {error}. A part that is a list '
+                             "there is changed by position, such as bbox_head={'0': dict(num_classes=3)}") from error
         model = config.model
     if not model.get('backbone'):
         raise ValueError(f'{role}: {model.type} has no backbone, and what is distilled are the maps of a neck or a '
@@ -73,7 +77,14 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
 
 
 def matching_maps(student: ConfigDict, teacher: ConfigDict) -> tuple[Maps, Maps]:
-    """The :func:`distilled_maps` of both for one image of a size that does for either."""
+    """The :func:`distilled_maps` of both for one image of a size that does for either.
+
+    Raises:
+        ValueError: They read images of other numbers of channels.
+    """
+    if image_channels(student) != image_channels(teacher):
+        raise ValueError(f'the student reads images of {image_channels(student)} channels, the teacher of '
+                         f'{image_channels(teacher)} (backbone.in_channels): both see the same batch')
     errors = []
     for side in PROBES:
         try:
@@ -81,6 +92,11 @@ def matching_maps(student: ConfigDict, teacher: ConfigDict) -> tuple[Maps, Maps]
         except (AssertionError, RuntimeError) as error:
             errors.append(error)
     raise errors[0]
+
+
+def image_channels(model: ConfigDict) -> int:
+    """Those of the images that a model reads: what its backbone's config says, or 3."""
+    return model.backbone.get('in_channels', 3)
 
 
 def distilled_maps(model: ConfigDict, side: int = PROBES[0]) -> Maps:
@@ -108,7 +124,7 @@ def _probe(model: ConfigDict, side: int, device: str) -> Maps:
             modules = [registry.build(model[name]) for name in ('backbone', 'neck') if model.get(name)]
         for module in modules:
             module.eval()  # not in one line with the building: mmdet's return nothing
-        outputs = [torch.zeros(1, 3, side, side)]
+        outputs = [torch.zeros(1, image_channels(model), side, side)]
         for module in modules:
             outputs.append(module(outputs[-1]))
         try:
@@ -121,7 +137,12 @@ def _shapes(output: object) -> list[tuple[int, int, int]]:
     return [tuple(x.shape[1:]) for x in feature_maps(output)]
 
 
-def _read(source: str, role: str) -> Config:
+def read_source(source: str, role: str) -> Config:
+    """A config from its file or its name in a package, ``mmdet::folder/name.py``.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
     if '::' in source:
         try:
             return get_config(source)

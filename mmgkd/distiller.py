@@ -1,10 +1,12 @@
 """The distiller: a student that learns from its data and from a teacher."""
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 import torch
 from mmdet.registry import MODELS
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -27,6 +29,7 @@ class Distiller(BaseModel):
     The maps are those of the neck, or of the backbone where there is no neck that gives any, as in classifiers.
     Everything but training is the student's: prediction, features, the keys of a checkpoint. The teacher is held
     outside the module tree and loaded when training starts; inference needs neither its config nor its weights.
+    Attributes of the student are read as if the distiller had them; to change one, set it on ``student``.
 
     Args:
         student (str | dict): A model config, a config file, an ``mmdet::`` name, or
@@ -57,6 +60,8 @@ class Distiller(BaseModel):
         self.student = detector
         self.teacher = Teacher(**teacher)
         self.inherit = parse_inherit(inherit)
+        self.overwritten: bool | None = None
+        """Whether a checkpoint was loaded over what was inherited; None before that is."""
         self.distill_weight = 1.
         """Factor on all distillation losses, which :class:`DistillWeightHook` sets; at 0 the teacher is not run."""
         self.epoch, self.loss_scaler = 0, None
@@ -86,9 +91,11 @@ class Distiller(BaseModel):
         """The student's own losses beside those of distillation.
 
         Args:
-            inputs (Tensor): (N, 3, H, W), preprocessed for the student.
+            inputs (Tensor): (N, C, H, W), preprocessed for the student.
             data_samples (Sequence): One per image, with its boxes and labels.
         """
+        if self.overwritten:
+            self._say_overwritten()
         if self.distill_weight == 0:
             rest = self._rest()
             return self._student_losses(inputs, data_samples) | ({'loss_distill': rest} if rest else {})
@@ -149,6 +156,7 @@ class Distiller(BaseModel):
         weights = self.teacher.weights() if self.inherit else None
         if self.inherit:
             inherit_weights(self.student, weights, self.inherit)
+            self.overwritten = False
         self._load_teacher(weights)
 
     def named_parameters(self, prefix: str = '', *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
@@ -159,6 +167,12 @@ class Distiller(BaseModel):
     def get_layer_depth(self, param_name: str) -> tuple[int, int]:
         """A parameter's layer and how many there are, for mmpretrain's layer-wise learning rates."""
         return self.student.get_layer_depth(plain_name(param_name))
+
+    def _say_overwritten(self) -> None:
+        self.overwritten = False
+        if not MessageHub.get_current_instance().get_info('iter'):  # else the training has been resumed
+            print_log(f'student: a checkpoint was loaded over what it had inherited ({"+".join(self.inherit)}): leave '
+                      'one out, load_from=None or model.inherit=None', 'current', logging.WARNING)
 
     def _load_teacher(self, weights: dict[str, Tensor] | None = None) -> None:
         if self._unready is not None:

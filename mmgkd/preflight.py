@@ -10,7 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
 from .checkpoint import fetch, local_rank
-from .detectors import model_config
+from .detectors import model_config, read_source
 from .pretrained import backbone_addresses
 from .teacher import Teacher
 
@@ -25,11 +25,11 @@ class InputError(Exception):
 
 
 def read_config(path: str, options: dict | None, work_dir: str | None, launcher: str) -> Config:
-    """A config file with the options common to all tools in it."""
-    if not os.path.isfile(path):
+    """A config, from a file or by its name in a package, with the options common to all tools in it."""
+    if '::' not in path and not os.path.isfile(path):
         raise InputError(f'no config file {path!r} (looked in {os.getcwd()})')
     try:
-        cfg = Config.fromfile(path)
+        cfg = read_source(path, 'config')
         cfg.merge_from_dict(options or {})
     except Exception as error:
         raise InputError(f'config {path}: {type(error).__name__}: {error}') from error
@@ -186,7 +186,7 @@ def _classes(dataset: type | None, metainfo: dict | None) -> Sequence[str]:
 def _check_metric(cfg: Config, name: str) -> None:
     for metric in _metrics(cfg.get(name) or ()):
         path = metric.get('ann_file')
-        if path and '://' not in path and not os.path.exists(path):
+        if path and '://' not in path and not metric.get('backend_args') and not os.path.exists(path):
             raise InputError(f'{name}: no {path!r} (ann_file of {called(metric)}, looked in {os.getcwd()}). It belongs '
                              'to the data set: where that moved, this must too')
 

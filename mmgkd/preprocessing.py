@@ -28,13 +28,13 @@ class Renormalize:
         self.flip = flip_s != flip_t
         if self.flip:
             mean_s, std_s = mean_s.flip(0), std_s.flip(0)
-        self.scale, self.shift = std_s / std_t, (mean_s - mean_t) / std_t  # (3, 1, 1) or (1, 1, 1)
+        self.scale, self.shift = std_s / std_t, (mean_s - mean_t) / std_t  # (C, 1, 1) or (1, 1, 1)
         self.pad_value = float(getattr(teacher, 'pad_value', 0))
         self.identical = not self.flip and bool((self.scale == 1).all() and (self.shift == 0).all()) \
             and self.pad_value == float(getattr(student, 'pad_value', 0))
 
     def __call__(self, inputs: Tensor, data_samples: Sequence | None) -> Tensor:
-        """(N, 3, H, W) for the student in, the same for the teacher out."""
+        """(N, C, H, W) for the student in, the same for the teacher out."""
         if self.identical:
             return inputs
         x = inputs.flip(1) if self.flip else inputs
@@ -44,7 +44,7 @@ class Renormalize:
 
 
 def _normalization(preprocessor: nn.Module) -> tuple[Tensor, Tensor, bool]:
-    """Mean and std, (3, 1, 1) or (1, 1, 1), and whether it reverses the order of the loaded channels."""
+    """Mean and std, (C, 1, 1) or (1, 1, 1), and whether it reverses the order of the loaded channels."""
     flips = getattr(preprocessor, '_channel_conversion', getattr(preprocessor, 'to_rgb', None))  # mmpretrain's
     if flips is None:
         raise ValueError(f'the normalisation of data preprocessor {type(preprocessor).__name__} is unknown, so the '

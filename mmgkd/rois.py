@@ -1,6 +1,7 @@
 """Boxes of a batch, and the features within them."""
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,6 +41,7 @@ def read_rois(feats: Sequence[Tensor], rois: Tensor, data_samples: Sequence, *, 
 
     That is the one of FPN (Lin et al., CVPR 2017, equation 1): a box whose side :math:`\sqrt{wh}` is ``cells`` to
     twice ``cells`` cells of the finest map is read there, as is any smaller one, and one twice as large on the next.
+    Levels may come in any order.
 
     Args:
         feats (Sequence[Tensor]): (N, C, H, W) per level, any float type; read in float32, or float64 if given.
@@ -67,7 +69,11 @@ def read_rois(feats: Sequence[Tensor], rois: Tensor, data_samples: Sequence, *, 
     images, near, far = rois.detach().to(dtype).split((1, 2, 2), 1)
     far = torch.maximum(near, far)  # RoIAlign refuses boxes of negative size
     rois, sides = torch.cat([images, near, far], 1), (far - near).prod(1).sqrt()  # (K, 5), (K,) pixels
-    level = (sides / (cells * strides[0]) + 1e-6).log2().floor().clamp(0, len(feats) - 1)  # (K,)
+    ranks = sorted(range(len(feats)), key=strides.__getitem__)  # the finest first, in whatever order the levels come
+    finest = strides[ranks[0]]
+    doublings = sides.new_tensor([math.log2(strides[i] / finest) for i in ranks[1:]])
+    fitting = (sides / (cells * finest) + 1e-6).log2()
+    level = sides.new_tensor(ranks)[(fitting.unsqueeze(1) >= doublings).sum(1)]  # (K,)
     order = level.argsort()
     counts = (level.unsqueeze(1) == torch.arange(len(feats), device=level.device)).sum(0).tolist()
     found = []

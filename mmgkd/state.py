@@ -40,6 +40,7 @@ def _to_plain(module, destination, prefix, _local_metadata):
 def _from_plain(module, state_dict, prefix, _local_metadata, _strict, _missing, _unexpected, _errors):
     keys = [k for k in state_dict if k.startswith(prefix)]
     resting = module.connector is None  # see Distiller
+    module.overwritten = None if module.overwritten is None else True
     has_own = any(k.startswith(prefix + own) for k in keys for own in OWN)
     module._loads_plain = prefix if resting or not has_own else None
     for key in keys:

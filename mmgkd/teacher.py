@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -14,7 +16,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .checkpoint import load_weights
-from .detectors import PROBES, model_config
+from .detectors import PROBES, image_channels, model_config
 from .features import capture_output, feature_maps
 from .functional import float32_island
 from .preprocessing import Renormalize
@@ -55,7 +57,7 @@ class Teacher:
         self.checkpoint, self.weights_only = checkpoint, weights_only
         self.detector: nn.Module | None = None
         self._renormalize: Renormalize | None = None
-        self._maps_from, self._layout = 'neck', torch.contiguous_format
+        self._maps_from, self._parts, self._layout = 'neck', set(PARTS), torch.contiguous_format
 
     def __deepcopy__(self, memo: dict) -> Teacher:
         return self
@@ -91,16 +93,20 @@ class Teacher:
         if self.detector is not None:
             return
         with torch.random.fork_rng(devices=[]):  # a student must start alike with and without a teacher
-            detector = MODELS.build(self.model_config())
+            config = self.model_config()
+            detector = MODELS.build(config)
         self._renormalize = Renormalize(student_preprocessor, detector.data_preprocessor)
         self._maps_from = maps_from
-        for name, _ in list(detector.named_children()):
-            if name == 'data_preprocessor' or (name not in ('backbone', 'neck') and not with_head):
+        _compare_padding(student_preprocessor, detector.data_preprocessor)
+        children = [name for name, _ in detector.named_children()]
+        self._parts = {name for name in children if name in PARTS or _gives_features(detector, name)}
+        for name in children:
+            if name == 'data_preprocessor' or not (with_head or name in self._parts):
                 delattr(detector, name)
         if self.checkpoint is not None:
             _load_strictly(detector, self.weights() if weights is None else weights, self.checkpoint)
         detector.eval().requires_grad_(False)
-        self.detector, self._layout = _quick(detector, maps_from)
+        self.detector, self._layout = _quick(detector, maps_from, image_channels(config))
         # nothing may wake batch statistics, dropout or stochastic depth again
         self.detector.train = partial(_stay, self.detector)
         source = self.config if isinstance(self.config, str) else type(detector).__name__
@@ -113,7 +119,7 @@ class Teacher:
         The teacher follows the batch to its device and dtype: its owner may be moved, cast or copied at any time.
 
         Args:
-            inputs (Tensor): (N, 3, H, W), preprocessed for the student.
+            inputs (Tensor): (N, C, H, W), preprocessed for the student.
             data_samples (Sequence, optional): One per image, for the extent of the padding.
         """
         self._follow(inputs)
@@ -139,10 +145,25 @@ class Teacher:
     def _follow(self, inputs: Tensor) -> None:
         """To the device and dtype of a batch, but for what has a dtype of its own."""
         for name, part in self.detector.named_children():
-            dtype = self.dtype if self.dtype and name in PARTS else inputs.dtype
+            dtype = self.dtype if self.dtype and name in self._parts else inputs.dtype
             first = next(part.parameters(), None)
             if first is not None and (first.device, first.dtype) != (inputs.device, dtype):
                 part.to(inputs.device, dtype)
+
+
+def _gives_features(detector: nn.Module, name: str) -> bool:
+    """Whether a part that is no head is named in ``extract_feat``, as a detector of one's own may have it."""
+    code = getattr(inspect.unwrap(type(detector).extract_feat), '__code__', None)
+    return not name.endswith('head') and name in getattr(code, 'co_names', ())
+
+
+def _compare_padding(student: nn.Module, teacher: nn.Module) -> None:
+    """Say where images may be of a size that the teacher's neck does not take."""
+    given, wanted = (getattr(part, 'pad_size_divisor', 1) for part in (student, teacher))
+    if given % wanted:
+        print_log(f'teacher: its images are padded to multiples of {wanted} pixels, those of the student, which it '
+                  f'sees, to multiples of {given}. Most necks take any size; where this one fails, set '
+                  f'pad_size_divisor={wanted} in the student\'s data_preprocessor', 'current', logging.WARNING)
 
 
 def _stay(detector: nn.Module, mode: bool = True) -> nn.Module:
@@ -190,7 +211,7 @@ def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str)
                      f'{", ".join(p.removesuffix(".") for p in parts)}: {", ".join(found)}. Likely cause: {cause}')
 
 
-def _quick(detector: nn.Module, maps_from: str) -> tuple[nn.Module, torch.memory_format]:
+def _quick(detector: nn.Module, maps_from: str, channels: int) -> tuple[nn.Module, torch.memory_format]:
     """The same function in less time, and the layout of images that it wants.
 
     Each convolution of backbone and neck and its batch norm become one, and maps have their channels last. Folding
@@ -201,13 +222,15 @@ def _quick(detector: nn.Module, maps_from: str) -> tuple[nn.Module, torch.memory
     if all(isinstance(m.running_mean, Tensor) and m.affine for m in detector.modules()
            if isinstance(m, nn.modules.batchnorm._BatchNorm)):
         folded = _changed(detector, fuse_conv_bn)
-        if _alike(detector, folded, maps_from, layout):
+        alike = _alike(detector, folded, maps_from, layout, channels)
+        if alike:
             detector = folded
         else:
-            print_log('teacher: batch norms are not folded, since they do not follow their convolutions', 'current')
+            why = 'no probe image runs through it here' if alike is None else 'they do not follow their convolutions'
+            print_log(f'teacher: batch norms are not folded, since {why}', 'current')
     if not any(type(m).__module__.startswith('mmcv.ops') for m in detector.modules()):
         last = _changed(detector, lambda part: part.to(memory_format=torch.channels_last))
-        if _alike(detector, last, maps_from, torch.channels_last):
+        if _alike(detector, last, maps_from, torch.channels_last, channels):
             detector, layout = last, torch.channels_last
     return detector.requires_grad_(False), layout
 
@@ -221,10 +244,11 @@ def _changed(detector: nn.Module, change: Callable[[nn.Module], nn.Module]) -> n
     return detector
 
 
-def _alike(one: nn.Module, other: nn.Module, maps_from: str, layout: torch.memory_format) -> bool:
-    """Whether the other gives the same maps of a random image in its layout, to rounding."""
+def _alike(one: nn.Module, other: nn.Module, maps_from: str, layout: torch.memory_format,
+           channels: int) -> bool | None:
+    """Whether the other gives the same maps of a random image in its layout, to rounding; None if neither gives any."""
     for side in PROBES:
-        probe = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        probe = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
         try:
             with torch.no_grad():
                 expected = _maps(one, maps_from, probe, torch.contiguous_format)
@@ -237,4 +261,4 @@ def _alike(one: nn.Module, other: nn.Module, maps_from: str, layout: torch.memor
             return False
         return all(torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(a)
                    for a, b in zip(expected, found, strict=True))
-    return False
+    return None

@@ -371,6 +371,32 @@ def test_a_failure_spares_what_does_not_need_it(tmp_path):
         run_jobs(jobs, 1, 1, lambda jobs: None, pause=.02)
 
 
+def test_what_was_done_before_does_not_end_the_others(tmp_path):
+    bad = job(tmp_path, 'bad', 'raise SystemExit(3)')
+    measured = job(tmp_path, 'measured')
+    run_jobs([measured], 1, 1, lambda jobs: None, pause=.02)
+    measured.needs = [bad]  # as when a checkpoint was deleted after it had been tested
+    slow = job(tmp_path, 'slow', 'import time; time.sleep(.5)')
+    failures = run_jobs([bad, measured, slow], 2, 1, lambda jobs: None, pause=.02, go_on=True)
+    assert len(failures) == 1 and slow.is_done()
+
+
+def test_paths_are_those_from_where_one_is(tmp_path, digits, monkeypatch):
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits)
+    monkeypatch.chdir(tmp_path)
+    jobs = compare_plan.plan(pair(), ['gkd'], [0], tmp_path / 'out')
+    job = jobs.trainings['alone', 0]
+    assert job.place == tmp_path and Path(job.command[1]) == ROOT / 'tools/train.py'
+    assert job.steps == job_epochs(job) * 2  # of 8 images
+    monkeypatch.chdir(ROOT)
+    assert compare_plan.tool('train.py') == 'tools/train.py'
+
+
+def job_epochs(job):
+    return int(job.product.stem.removeprefix('epoch_'))
+
+
 def test_memory_is_measured(tmp_path):
     jobs = [job(tmp_path, 'big', 'import time; x = bytearray(2 ** 27); time.sleep(.5)', steps=1)]
     run_jobs(jobs, 1, 1, lambda jobs: None, pause=.05)

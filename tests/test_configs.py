@@ -160,7 +160,13 @@ def test_files_that_a_backend_finds_are_left_to_it(digits):
     cfg.train_dataloader.dataset.data_root = 'data/elsewhere/'
     with pytest.raises(InputError, match='data/elsewhere'):
         check_training(cfg)
-    cfg.train_dataloader.dataset.backend_args = dict(backend='petrel', path_mapping={'data/': 's3://bucket/'})
+    stored = dict(backend='petrel', path_mapping={'data/': 's3://bucket/'})
+    cfg.train_dataloader.dataset.backend_args = stored
+    check_training(cfg)
+    cfg.val_evaluator.ann_file = 'data/elsewhere/annotations/val.json'
+    with pytest.raises(InputError, match='data/elsewhere'):
+        check_training(cfg)
+    cfg.val_evaluator.backend_args = stored
     check_training(cfg)
 
 
@@ -215,6 +221,19 @@ def test_a_student_may_import_modules_of_its_own(tmp_path):
             f"_base_ = ['./student.py', {str(method)!r}]\n"
             "custom_imports = dict(imports=[*_base_.custom_imports.imports, 'mmgkd'])\n")
         assert Config.fromfile(tmp_path / 'pair.py').custom_imports.imports == ['json', 'mmgkd'], method
+
+
+def test_a_student_keeps_its_own_hooks(tmp_path):
+    """By the line that the README's template and the configs have."""
+    text = (ROOT / 'README.md').read_text()
+    line = "custom_hooks = [*_base_.get('custom_hooks', []), *_base_.distill_hooks]"
+    configs = [path for path in (ROOT / 'configs').rglob('*.py') if 'custom_hooks' in path.read_text()
+               and path.parent.name != 'study']
+    assert line in text and len(configs) > 10 and all(line in path.read_text() for path in configs)
+    (tmp_path / 'pair.py').write_text(
+        f"_base_ = ['mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', {str(ROOT / 'configs/_base_/hkd.py')!r}]\n{line}\n")
+    assert [hook.type for hook in Config.fromfile(tmp_path / 'pair.py').custom_hooks] == [
+        'EMAHook', 'PipelineSwitchHook', 'DistillWeightHook']
 
 
 def test_the_metrics_of_several_data_sets_are_checked(digits):

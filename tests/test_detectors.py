@@ -69,6 +69,14 @@ def test_a_whole_name_as_student():
     assert model.student.backbone.depth == 18 and model.student.bbox_head.num_classes == 80
 
 
+def test_overrides_of_a_list():
+    name = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
+    first, second, _ = model_config(name, dict(roi_head=dict(bbox_head={'1': dict(num_classes=3)}))).roi_head.bbox_head
+    assert (first.num_classes, second.num_classes) == (80, 3)
+    with pytest.raises(ValueError, match="teacher: overrides .*num_classes.* do not fit its config.*by position"):
+        model_config(name, dict(roi_head=dict(bbox_head=dict(num_classes=3))), role='teacher')
+
+
 def test_overrides_replace_on_request():
     neck = dict(type='FPN', in_channels=[8, 16, 32, 64], out_channels=16, num_outs=4)
     assert model_config(RETINA, dict(neck=dict(neck, _delete_=True))).neck.to_dict() == neck

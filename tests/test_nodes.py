@@ -112,6 +112,13 @@ def test_levels_and_features_are_those_of_mmdet(strides):
     torch.testing.assert_close(got, own(feats, rois).flatten(2).mT, rtol=0, atol=0)
 
 
+def test_levels_in_any_order():
+    feats, boxes = maps(), [random_boxes(40), random_boxes(25, 1)]
+    rois = box_rois(boxes)
+    want, got = (read_rois(levels, rois, samples(*boxes), cells=2) for levels in (feats, feats[::-1]))
+    assert torch.equal(got, want)
+
+
 def test_cells_are_those_of_the_finest_map():
     """14 cells of stride 4 are the 56 pixels of mmdet's ``finest_scale``."""
     assert extractor().finest_scale == 56 == SingleRoIExtractor(

@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import build, distiller, distiller_config, neck, teacher_file, tiny
 
+from mmgkd import distiller as distiller_module
 from mmgkd import student as module
 from mmgkd.student import inherit_weights, parse_inherit
 
@@ -72,6 +73,22 @@ def test_none_fits(tmp_path):
 def test_nothing_to_inherit_from():
     with pytest.raises(ValueError, match='no checkpoint .*nothing can be inherited'):
         distiller(inherit='neck')
+
+
+@pytest.mark.parametrize('how', ['load_from', 'resume', 'neither'])
+def test_what_is_loaded_over_it_is_said(train, tmp_path, monkeypatch, how):
+    config = distiller_config(teacher=dict(
+        config=tiny(), checkpoint=teacher_file(tmp_path / 'teacher.pth'), allow_random=False), inherit='neck')
+    path = str(tmp_path / 'student.pth')
+    torch.save(build(tiny()).state_dict(), path)
+    lines = []
+    monkeypatch.setattr(distiller_module, 'print_log', lambda message, *args: lines.append(message))
+    if how == 'resume':
+        path = f'{train(config).work_dir}/epoch_1.pth'
+    train(config, 2 if how == 'resume' else 1, **{} if how == 'neither' else dict(
+        load_from=path, resume=how == 'resume'))
+    assert len(lines) == (how == 'load_from')
+    assert all('loaded over what it had inherited (neck)' in line for line in lines)
 
 
 @pytest.mark.parametrize('inherit', ['necks', 'neck+', 'neck,head', 'neck + head'])

@@ -16,7 +16,9 @@ from conftest import (
     tiny,
     total,
 )
+from mmdet.models.detectors import FasterRCNN
 from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
 from mmengine.model import BaseModule, MMDistributedDataParallel
 from torch import nn
 
@@ -198,6 +200,52 @@ def test_not_folded_where_that_is_another_function(tmp_path, backbone):
     assert close(maps(model), expected, 1e-6)
 
 
+@MODELS.register_module()
+class FusedDetector(FasterRCNN):
+    """A detector of one's own, with a part of its own between image and maps."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.fuse = nn.Conv2d(3, 3, 3, padding=1)
+
+    def extract_feat(self, batch_inputs):
+        return super().extract_feat(self.fuse(batch_inputs))
+
+
+@pytest.mark.parametrize('dtype', [None, 'bfloat16'])
+def test_a_part_of_ones_own_gives_features(tmp_path, dtype):
+    config = dict(tiny(), type='FusedDetector')
+    path = teacher_file(tmp_path / 'teacher.pth', config)
+    detector = build(config).eval()
+    detector.load_state_dict(torch.load(path)['state_dict'])
+    model = distiller(teacher=dict(config=config, checkpoint=path, allow_random=False, dtype=dtype))
+    assert {name for name, _ in model.teacher.detector.named_children()} == {'backbone', 'neck', 'fuse'}
+    with torch.no_grad():
+        expected = detector.extract_feat(model.data_preprocessor(raw_batch(), True)['inputs'])
+    assert close(maps(model), expected, .1 if dtype else 1e-5)
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_images_of_other_than_three_channels(channels):
+    config = tiny(backbone=dict(in_channels=channels), data_preprocessor=dict(
+        mean=[0.], std=[1.], bgr_to_rgb=False))
+    model = distiller(config, dict(config=config))
+    batch = demo_mm_inputs(2, [(channels, 64, 64)] * 2, num_classes=10)
+    terms = model(**model.data_preprocessor(batch, True), mode='loss')
+    assert terms['gkd_vertex'] > 0 and total(model, terms).isfinite()
+    with pytest.raises(ValueError, match=f'student reads images of {channels} channels, the teacher of 3'):
+        distiller(config)
+
+
+def test_padding_that_the_teacher_may_not_take_is_said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(teacher_module, 'print_log', lambda message, *args: lines.append(message))
+    for divisor, said in ((1, True), (32, False), (64, False)):
+        lines.clear()
+        distiller(tiny(data_preprocessor=dict(pad_size_divisor=divisor)))
+        assert any('padded to multiples of 32 pixels' in line for line in lines) == said
+
+
 def test_synchronised_norms_are_folded(checkpoint):
     configs = tiny(backbone=merge(RESNET, dict(norm_cfg=dict(type='SyncBN')))), tiny()
     a, b = (distiller(teacher=dict(config=c, checkpoint=checkpoint, allow_random=False)) for c in configs)
@@ -305,7 +353,7 @@ def test_unknown_arguments(argument):
 
 
 def test_its_weights_are_the_checkpoints(checkpoint, monkeypatch):
-    monkeypatch.setattr(teacher_module, '_quick', lambda detector, maps_from: (detector, torch.contiguous_format))
+    monkeypatch.setattr(teacher_module, '_quick', lambda detector, *_: (detector, torch.contiguous_format))
     model = distiller(teacher=dict(checkpoint=checkpoint, allow_random=False))
     weights = torch.load(checkpoint)['state_dict']
     state = model.teacher.detector.state_dict()

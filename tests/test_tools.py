@@ -143,6 +143,9 @@ def test_resume_goes_on_and_scales_the_rate(trained, digits):
 
 @pytest.mark.parametrize(('tool', 'args', 'said'), [
     ('train.py', ['nowhere.py'], "no config file 'nowhere.py'"),
+    ('train.py', ['mmdet::nowhere.py'], "config: no config 'mmdet::nowhere.py' in the installed package"),
+    ('test.py', ['mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'teacher.pth'],
+     "no 'data/coco/annotations/instances_val2017.json'"),
     ('test.py', ['{configs}/digits/student.py', 'nowhere.pth'], "no checkpoint 'nowhere.pth'"),
     ('train.py', ['{configs}/digits/gkd.py'], "teacher: no checkpoint 'work_dirs/digits_teacher/"),
     ('train.py', ['{configs}/digits/student.py', '--cfg-options', 'load_from=nowhere.pth'],

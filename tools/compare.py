@@ -53,7 +53,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not Path(args.pair).is_file():
         parser.error(f'no config file {args.pair!r} (looked in {os.getcwd()})')
     pair = Path(args.pair).resolve()
-    args.work_dir = (args.work_dir or ROOT / 'work_dirs' / f'compare_{pair.parent.name}_{pair.stem}').resolve()
+    args.work_dir = (args.work_dir or Path('work_dirs') / f'compare_{pair.parent.name}_{pair.stem}').resolve()
     return args
 
 

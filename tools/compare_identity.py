@@ -60,13 +60,13 @@ def _plain(value):
 
 def files_read(cfg: Config, values: dict) -> list[Path]:
     """The annotations and the weights that are there; of weights yet to come, and of images, nothing is known."""
-    weights = [ROOT / text for text in _texts(values) if text.endswith(WEIGHTS)]
+    weights = [Path(text) for text in _texts(values) if text.endswith(WEIGHTS)]
     return sorted({*annotations(cfg), *(path for path in weights if path.is_file())})
 
 
 def annotations(cfg: Config) -> list[Path]:
     """Those of the data that are trained, validated and tested on, if they are there."""
-    found = [ROOT / (part.get('data_root') or '') / (part.get('ann_file') or '')
+    found = [Path(part.get('data_root') or '') / (part.get('ann_file') or '')
              for loader in LOADERS if cfg.get(loader) for part in innermost(cfg[loader].dataset)]
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
@@ -81,7 +81,7 @@ def _texts(value) -> Iterator[str]:
 
 def content(path: Path) -> str:
     """A SHA-256 of a file."""
-    return _content(path, path.stat().st_mtime_ns)
+    return _content(path.resolve(), path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(None)

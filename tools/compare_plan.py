@@ -15,7 +15,7 @@ from typing import NamedTuple
 from compare_identity import as_text, identity
 from compare_log import check_names
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
-from jobs import Job, digest
+from jobs import Job, digest, show
 from machine import ROOT
 from mmengine.config import Config
 
@@ -165,9 +165,9 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
     loader = cfg.train_dataloader
     images = images_in(loader.dataset, cfg.get('default_scope', 'mmdet'))
     steps = epochs * -(-images // loader.batch_size)
-    command = [sys.executable, 'tools/train.py', str(folder / 'config.py')]
+    command = [sys.executable, tool('train.py'), str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
-               needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True)
+               needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True, place=Path.cwd())
 
 
 def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
@@ -179,10 +179,10 @@ def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
         if its_seed != seed or name in configs and not same(configs[name], configs[ALONE], 'test_dataloader'):
             continue
         folder = job.folder / 'test'
-        command = [sys.executable, 'tools/test.py', str(job.folder / 'config.py'), str(job.product),
+        command = [sys.executable, tool('test.py'), str(job.folder / 'config.py'), str(job.product),
                    '--work-dir', str(folder), '--out', str(folder / 'predictions.pkl')]
         found[name, seed] = Job(f'{job.name}, test', 'test', folder, command, folder / 'predictions.pkl',
-                                digest(job.digest, 'test'), needs=[job], guess=15.)
+                                digest(job.digest, 'test'), needs=[job], guess=15., place=job.place)
     return one_each(found)
 
 
@@ -200,11 +200,17 @@ def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
         inherits = INHERIT in configs and cfg.model.get('inherit') == configs[INHERIT].model.inherit
         without = trainings[INHERIT if inherits else ALONE, seed]
         folder = job.folder / 'own_terms'
-        command = [sys.executable, 'tools/own_terms.py', str(job.folder / 'config.py'), str(job.product),
+        command = [sys.executable, tool('own_terms.py'), str(job.folder / 'config.py'), str(job.product),
                    '--without', str(without.product), '--out', str(folder / 'terms.json')]
         found[name, seed] = Job(f'seed {seed} {name}, terms', 'terms', folder, command, folder / 'terms.json',
-                                digest(job.digest, without.digest), needs=[job, without], guess=15.)
+                                digest(job.digest, without.digest), needs=[job, without], guess=15.,
+                                place=job.place)
     return one_each(found)
+
+
+def tool(name: str) -> str:
+    """The path of one of the tools, as short as can be."""
+    return show(ROOT / 'tools' / name)
 
 
 def one_each(jobs: Jobs) -> Jobs:

@@ -31,13 +31,14 @@ class Job:
         name (str): For people, such as ``seed 0 teacher``.
         kind (str): What it takes as long as: jobs of one kind share a measured speed.
         folder (Path): Its own; named after ``digest``, so that other settings get another folder.
-        command (list[str]): What to run, at the repository's root.
+        command (list[str]): What to run, in ``place``.
         product (Path): The file that must be there at the end.
         digest (str): Of everything the result depends on.
         needs (Sequence[Job]): Jobs that must be done before.
         steps (int): Training iterations; 0 for a job that does not count any.
         guess (float): Seconds it may take on one core, until something is measured.
         resumes (bool): It takes ``--resume CHECKPOINT``.
+        place (Path): The folder that paths in configs are relative to.
     """
     name: str
     kind: str
@@ -49,6 +50,7 @@ class Job:
     steps: int = 0
     guess: float = 1.
     resumes: bool = False
+    place: Path = ROOT
     threads: int = 0
     commit: str = ''
     process: subprocess.Popen | None = None
@@ -85,7 +87,7 @@ class Job:
             print('$', *self.command, file=log, flush=True)
             # a session of its own: Ctrl-C reaches this process alone, which then stops all of a job's processes
             self.process = subprocess.Popen(
-                self.command, cwd=ROOT, env=environment(threads), stdin=subprocess.DEVNULL, stdout=log,
+                self.command, cwd=self.place, env=environment(threads), stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True, pass_fds=inherited)
 
     def finish(self) -> None:
@@ -150,7 +152,7 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
     done, failures = {job for job in jobs if job.is_done()}, []
     try:
         watch(jobs)
-        while len(done) < len(jobs):
+        while not done.issuperset(jobs):
             for job in [job for job in jobs if job.process and job.process.poll() is not None]:
                 try:
                     job.finish()
@@ -168,7 +170,7 @@ def run_jobs(jobs: Sequence[Job], slots: int, threads: int, watch: Callable[[Seq
             for job in running:
                 job.look()
             watch(jobs)
-            if len(done) < len(jobs):
+            if not done.issuperset(jobs):
                 time.sleep(pause)
     finally:
         stop(jobs)

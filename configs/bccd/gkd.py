@@ -9,5 +9,5 @@ model = dict(
     distill_losses=_base_.distill_losses,
     inherit='neck+head')
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-custom_hooks = _base_.distill_hooks
+custom_hooks = [*_base_.get('custom_hooks', []), *_base_.distill_hooks]
 work_dir = 'work_dirs/bccd_gkd'

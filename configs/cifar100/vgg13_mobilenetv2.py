@@ -10,5 +10,5 @@ model = dict(
     connector=dict(resize=True),
     distill_losses=_base_.distill_losses)
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-custom_hooks = _base_.distill_hooks
+custom_hooks = [*_base_.get('custom_hooks', []), *_base_.distill_hooks]
 work_dir = 'work_dirs/cifar100_vgg13_mobilenetv2'

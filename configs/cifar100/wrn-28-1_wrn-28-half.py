@@ -9,5 +9,5 @@ model = dict(
     teacher=dict(config='{{ fileDirname }}/wrn-28-1.py', checkpoint='work_dirs/cifar100_wrn-28-1/epoch_200.pth'),
     distill_losses=_base_.distill_losses)
 custom_imports = dict(imports=['mmgkd'], allow_failed_imports=False)
-custom_hooks = _base_.distill_hooks
+custom_hooks = [*_base_.get('custom_hooks', []), *_base_.distill_hooks]
 work_dir = 'work_dirs/cifar100_wrn-28-1_wrn-28-half'
