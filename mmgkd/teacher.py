@@ -1,30 +1,27 @@
 """The teacher: frozen, strictly loaded, reduced to backbone and neck, and no part of the model that is trained."""
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-from mmcv.cnn.utils import fuse_conv_bn
 from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from .checkpoint import load_weights
-from .detectors import PROBES, image_channels, model_config
-from .features import capture_output, feature_maps
+from .detectors import image_channels, model_config
+from .folding import PARTS, maps_of, quick
 from .functional import float32_island
 from .preprocessing import Renormalize
 
 __all__ = ['Teacher']
 
 DTYPES = {None: None, 'bfloat16': torch.bfloat16}
-PARTS = ('backbone', 'neck')
 
 
 class Teacher:
@@ -106,7 +103,7 @@ class Teacher:
         if self.checkpoint is not None:
             _load_strictly(detector, self.weights() if weights is None else weights, self.checkpoint)
         detector.eval().requires_grad_(False)
-        self.detector, self._layout = _quick(detector, maps_from, image_channels(config))
+        self.detector, self._layout = quick(detector, maps_from, image_channels(config))
         # nothing may wake batch statistics, dropout or stochastic depth again
         self.detector.train = partial(_stay, self.detector)
         source = self.config if isinstance(self.config, str) else type(detector).__name__
@@ -125,7 +122,7 @@ class Teacher:
         self._follow(inputs)
         with torch.no_grad(), self._own_precision(inputs):
             x = self._renormalize(inputs, data_samples).to(self.dtype or inputs.dtype)
-            return tuple(feat.to(inputs.dtype) for feat in _maps(self.detector, self._maps_from, x, self._layout))
+            return tuple(feat.to(inputs.dtype) for feat in maps_of(self.detector, self._maps_from, x, self._layout))
 
     def head_inputs(self, feats: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the head takes, from the maps of a call: those, or what a neck that gives no maps makes of them."""
@@ -135,8 +132,8 @@ class Teacher:
         with torch.no_grad(), self._own_precision(feats[0]):
             dtype = feats[0].dtype
             outputs = neck(tuple(feat.to(self.dtype or dtype) for feat in feats))
-            return tuple(_plain(x).to(dtype) for x in outputs) if isinstance(outputs, (tuple, list)) \
-                else _plain(outputs).to(dtype)
+            return tuple(x.contiguous().to(dtype) for x in outputs) if isinstance(outputs, (tuple, list)) \
+                else outputs.contiguous().to(dtype)  # there are operators that misread other layouts
 
     def _own_precision(self, like: Tensor) -> AbstractContextManager:
         """A dtype that was asked for, also within autocast, which would compute in its own."""
@@ -170,17 +167,6 @@ def _stay(detector: nn.Module, mode: bool = True) -> nn.Module:
     return detector
 
 
-def _plain(x: Tensor) -> Tensor:
-    """Contiguous: there are operators that misread anything else."""
-    return x.contiguous()
-
-
-def _maps(detector: nn.Module, module: str, inputs: Tensor, layout: torch.memory_format) -> tuple[Tensor, ...]:
-    with capture_output(getattr(detector, module)) as outputs:
-        detector.extract_feat(inputs.contiguous(memory_format=layout))
-    return tuple(_plain(x) for x in feature_maps(outputs[0]))
-
-
 def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load every part that the detector has, or say what does not fit and why it probably does not."""
     parts = tuple(f'{name}.' for name, _ in detector.named_children())
@@ -209,56 +195,3 @@ def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str)
              for kind, keys in (('missing', missing), ('unexpected', unexpected), ('mis-shaped', misshaped)) if keys]
     raise ValueError(f'teacher: checkpoint {source!r} does not fit its config in '
                      f'{", ".join(p.removesuffix(".") for p in parts)}: {", ".join(found)}. Likely cause: {cause}')
-
-
-def _quick(detector: nn.Module, maps_from: str, channels: int) -> tuple[nn.Module, torch.memory_format]:
-    """The same function in less time, and the layout of images that it wants.
-
-    Each convolution of backbone and neck and its batch norm become one, and maps have their channels last. Folding
-    pairs layers by their order in the module, which need not be the order in which they run, and not every operator
-    heeds a layout: so each result is compared on a probe.
-    """
-    layout = torch.contiguous_format
-    if all(isinstance(m.running_mean, Tensor) and m.affine for m in detector.modules()
-           if isinstance(m, nn.modules.batchnorm._BatchNorm)):
-        folded = _changed(detector, fuse_conv_bn)
-        alike = _alike(detector, folded, maps_from, layout, channels)
-        if alike:
-            detector = folded
-        else:
-            why = 'no probe image runs through it here' if alike is None else 'they do not follow their convolutions'
-            print_log(f'teacher: batch norms are not folded, since {why}', 'current')
-    if not any(type(m).__module__.startswith('mmcv.ops') for m in detector.modules()):
-        last = _changed(detector, lambda part: part.to(memory_format=torch.channels_last))
-        if _alike(detector, last, maps_from, torch.channels_last, channels):
-            detector, layout = last, torch.channels_last
-    return detector.requires_grad_(False), layout
-
-
-def _changed(detector: nn.Module, change: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A copy with backbone and neck changed."""
-    detector = copy.deepcopy(detector)
-    for name in PARTS:
-        if getattr(detector, name, None) is not None:
-            setattr(detector, name, change(getattr(detector, name)))
-    return detector
-
-
-def _alike(one: nn.Module, other: nn.Module, maps_from: str, layout: torch.memory_format,
-           channels: int) -> bool | None:
-    """Whether the other gives the same maps of a random image in its layout, to rounding; None if neither gives any."""
-    for side in PROBES:
-        probe = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-        try:
-            with torch.no_grad():
-                expected = _maps(one, maps_from, probe, torch.contiguous_format)
-        except (AssertionError, RuntimeError):  # not an image of a size for it
-            continue
-        try:
-            with torch.no_grad():
-                found = _maps(other, maps_from, probe, layout)
-        except RuntimeError:  # an operator that refuses
-            return False
-        return all(torch.linalg.vector_norm(a - b) <= 1e-4 * torch.linalg.vector_norm(a)
-                   for a, b in zip(expected, found, strict=True))
-    return None

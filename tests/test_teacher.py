@@ -353,7 +353,7 @@ def test_unknown_arguments(argument):
 
 
 def test_its_weights_are_the_checkpoints(checkpoint, monkeypatch):
-    monkeypatch.setattr(teacher_module, '_quick', lambda detector, *_: (detector, torch.contiguous_format))
+    monkeypatch.setattr(teacher_module, 'quick', lambda detector, *_: (detector, torch.contiguous_format))
     model = distiller(teacher=dict(checkpoint=checkpoint, allow_random=False))
     weights = torch.load(checkpoint)['state_dict']
     state = model.teacher.detector.state_dict()
