@@ -1,5 +1,5 @@
-# FGD on the levels that it was published on, P2 to P5, and on the schedule of GKD that falls.
-_base_ = './digits_falling.py'
+# FGD on the levels that it was published on, P2 to P5.
+_base_ = '../digits/gkd_teacher_30e.py'
 
 model = dict(
     connector=dict(type='NeckConnector', student_levels=[0, 1, 2, 3], teacher_levels=[0, 1, 2, 3]),

@@ -1,5 +1,5 @@
 # Control: each image with the teacher's maps of another one.
-_base_ = './digits_falling.py'
+_base_ = '../digits/gkd_teacher_30e.py'
 
 custom_imports = dict(imports=['mmgkd', 'controls'], allow_failed_imports=False)
 model = dict(connector=dict(type='ShuffledConnector', shuffle='images'))

@@ -1,4 +1,4 @@
-# PKD beside GKD that falls, a method file: tools/compare.py PAIR --methods gkd configs/study/pkd_gkd.py
-_base_ = './gkd_falling.py'
+# PKD beside GKD, a method file: tools/compare.py PAIR --methods gkd configs/study/pkd_gkd.py
+_base_ = '../_base_/gkd.py'
 
 distill_losses = dict(pkd=dict(type='PKDLoss', loss_weight=6.))
