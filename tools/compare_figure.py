@@ -87,8 +87,9 @@ def wrapped(name: str) -> str:
 
 
 def size(name: str) -> float:
-    """Of a name's font, in points."""
-    return 10. if '\n' not in wrapped(name) else 7.
+    """Of a name's font, in points, so that its lines fit between the rows above and below."""
+    lines = wrapped(name).count('\n') + 1
+    return 10. if lines == 1 else min(7., 18 / lines)
 
 
 def costs(row: dict) -> bool:
