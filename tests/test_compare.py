@@ -445,8 +445,7 @@ def test_long_names_are_broken_at_their_colons():
     assert compare_figure.wrapped('gkd:attention=None') == 'gkd:attention=None'
     long = 'gkd:edge_weight=0.:spectral_weight=0.:' + 'x' * 40
     lines = compare_figure.wrapped(long).split('\n')
-    between = 72 * .32  # rows of bars, in points
-    assert len(lines) > 1 and 1.2 * compare_figure.size(long) * len(lines) < between
+    assert len(lines) > 1 and 1.2 * compare_figure.size(long) * len(lines) < 72 * compare_figure.ROW
     assert lines == ['gkd:edge_weight=0.:', 'spectral_weight=0.:', 'x' * 40] and ''.join(lines) == long
 
 

@@ -15,6 +15,7 @@ REFERENCES = ('alone', 'inherit')  # longer, say: what the rest has to beat
 OTHERS = ('#009E73', '#E69F00', '#56B4E9', '#882255', '#999933', '#44AA99', '#332288', '#AA4499', '#661100', '#117733')
 NAMED = 8  # curves that fit beside each other with their names
 WIDE = 30  # characters of a name on one line
+ROW = .32  # of a bar, in inches
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -89,7 +90,7 @@ def wrapped(name: str) -> str:
 def size(name: str) -> float:
     """Of a name's font, in points, so that its lines fit between the rows above and below."""
     lines = wrapped(name).count('\n') + 1
-    return 10. if lines == 1 else min(7., 18 / lines)
+    return 10. if lines == 1 else min(7., .8 * 72 * ROW / lines)
 
 
 def costs(row: dict) -> bool:
@@ -135,7 +136,7 @@ def draw(rows: Sequence[dict], metric: str, path: Path) -> None:
     colour = colours(list(dict.fromkeys(row['name'] for row in [*with_curves(rows), *rows])))  # curves: all different
     timed = any(costs(row) for row in rows if row['name'] != 'alone')
     figure, places = plt.subplot_mosaic(
-        'cb;tb' if timed else 'cb', figsize=(14, max(8. if timed else 4.5, .32 * len(rows) + 1.5)), facecolor='white')
+        'cb;tb' if timed else 'cb', figsize=(14, max(8. if timed else 4.5, ROW * len(rows) + 1.5)), facecolor='white')
     draw_curves(places['c'], rows, metric, colour)
     if timed:
         draw_cost(places['t'], rows, metric, colour)
