@@ -16,7 +16,7 @@ from mmgkd.preflight import InputError, check_testing, check_training
 sys.path.append(str(ROOT / 'tools'))  # where the controls of the study are
 CONFIGS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / 'configs').rglob('*.py') if '_base_' not in p.parts)
 CLASSIFIERS = ('cifar10', 'cifar100', 'digits_cls')  # folders, see tests/classification
-METHODS = [f'configs/study/{name}.py' for name in ('gkd_falling', 'pkd_gkd')]  # of no pair
+METHODS = [f'configs/study/{name}.py' for name in ('gkd_falling', 'gkd_warm_up', 'pkd_gkd')]  # of no pair
 DETECTORS = [path for path in CONFIGS if Path(path).parts[1] not in CLASSIFIERS and path not in METHODS]
 FULL = ['configs/gkd_frcnn_r50_coco.py', 'configs/gkd_frcnn_r50_voc.py']
 
@@ -72,11 +72,13 @@ def test_two_methods_together_train_a_step():
     assert {'loss_gkd_vertex', 'loss_pkd_correlation'} <= set(train_step(cfg, (3, 96, 128))[1])
 
 
-def test_gkd_that_falls_is_gkd_but_for_weights_and_schedule():
+def test_gkd_on_other_schedules_is_gkd_but_for_weights_and_schedule():
     falling, gkd = (Config.fromfile(ROOT / f'configs/{file}.py') for file in ('study/gkd_falling', '_base_/gkd'))
     weights = {name: value for name, value in falling.distill_losses.gkd.items() if name.endswith('_weight')}
     assert falling.distill_losses.gkd | {name: 4 * value for name, value in weights.items()} == gkd.distill_losses.gkd
     assert falling.distill_hooks[0].type == 'DistillWeightHook' and gkd.distill_hooks == []
+    warmed = Config.fromfile(ROOT / 'configs/study/gkd_warm_up.py')
+    assert warmed.distill_losses == gkd.distill_losses and warmed.distill_hooks[0].warmup == 0.1
 
 
 def test_others_on_their_published_levels_have_the_weights_of_their_files():
