@@ -434,6 +434,8 @@ def test_of_many_rows_the_best_have_curves():
     rows = summary([run_of(name, 0, float(i)) for i, name in enumerate(['teacher', 'alone', 'gkd', *'abcdefghij'])])
     names = [row['name'] for row in compare_figure.with_curves(rows)]
     assert names == ['teacher', 'alone', 'gkd', 'j', 'i', 'h', 'g', 'f']
+    colour = compare_figure.colouring(rows)
+    assert len({colour[name] for name in names}) == 8 and {colour[name] for name in 'abcde'} == {'#8C8C8C'}
     rows = summary([run_of(name, 0, 9. - i) for i, name in enumerate([*'abcdefghij', 'alone:max_epochs=20'])])
     assert 'alone:max_epochs=20' in [row['name'] for row in compare_figure.with_curves(rows)]
     rows = summary([run_of(name, 0, float(i)) for i, name in enumerate([*(f'alone:{i}' for i in range(9)), *'ab'])])

@@ -13,13 +13,14 @@ from plots import INK, apart, by_epoch, plt
 FIXED = {'teacher': '#595959', 'alone': '#D55E00', 'inherit': '#CC79A7', 'gkd': '#0072B2'}
 REFERENCES = ('alone', 'inherit')  # longer, say: what the rest has to beat
 OTHERS = ('#009E73', '#E69F00', '#56B4E9', '#882255', '#999933', '#44AA99', '#332288', '#AA4499', '#661100', '#117733')
+OTHERWISE = '#8C8C8C'  # of a row whose curve is not drawn
 NAMED = 8  # curves that fit beside each other with their names
 WIDE = 30  # characters of a name on one line
 ROW = .32  # of a bar, in inches
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
-    """One colour a row, the same in all parts of a figure; beyond ten they come again, but not the references'."""
+    """One colour a row; beyond ten they come again, but not the references'."""
     others = [name for name in names if name not in FIXED]
     return {name: FIXED.get(name) or OTHERS[others.index(name) % len(OTHERS)] for name in names}
 
@@ -41,6 +42,11 @@ def with_curves(rows: Sequence[dict]) -> list[dict]:
     others = sorted((row for row in rows if row not in kept), key=lambda row: -statistics.fmean(row['scores']))
     longer = [row for row in others if row['name'].partition(':')[0] in REFERENCES][:1]
     return (kept + longer + [row for row in others if row not in longer])[:max(NAMED, len(kept))]
+
+
+def colouring(rows: Sequence[dict]) -> dict[str, str]:
+    """A colour of its own for each row with a curve, the same in all parts of a figure, and grey for the rest."""
+    return {row['name']: OTHERWISE for row in rows} | colours([row['name'] for row in with_curves(rows)])
 
 
 def draw_curves(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
@@ -65,16 +71,15 @@ def draw_curves(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str,
     write_names(axes, ends, colour)
 
 
-def write_names(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[str, str],
-                leaders: bool = False) -> None:
-    """Names beside the axes, as near in height to their points as they fit, maybe with lines to them."""
+def write_names(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[str, str]) -> None:
+    """Names beside the axes, as near in height to their points as they fit, with lines to them."""
     order = sorted(ends, key=lambda name: ends[name][1])
     low, high = axes.get_ylim()
     line = dict(arrowstyle='-', linewidth=.6, shrinkA=0, shrinkB=3)
     for name, place in zip(order, apart([ends[name][1] for name in order], .075 * (high - low)), strict=True):
         axes.annotate(wrapped(name), ends[name], xytext=(1.02, place), textcoords=('axes fraction', 'data'),
                       va='center', fontweight='bold', fontsize=size(name), color=colour[name], annotation_clip=False,
-                      arrowprops=line | dict(color=colour[name]) if leaders else None)
+                      arrowprops=line | dict(color=colour[name]))
 
 
 def wrapped(name: str) -> str:
@@ -109,7 +114,7 @@ def draw_cost(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
     axes.set_xlabel('time of the training (student alone: 1)', color=INK)
     axes.set_title(f'{metric} against cost, %', loc='left', fontweight='bold', color=INK)
     named = [row['name'] for row in with_curves(rows)]
-    write_names(axes, {name: point for name, point in points.items() if name in named}, colour, leaders=True)
+    write_names(axes, {name: point for name, point in points.items() if name in named}, colour)
 
 
 def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, str]) -> None:
@@ -133,7 +138,7 @@ def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
 
 def draw(rows: Sequence[dict], metric: str, path: Path) -> None:
     """Write the figure as a PNG."""
-    colour = colours(list(dict.fromkeys(row['name'] for row in [*with_curves(rows), *rows])))  # curves: all different
+    colour = colouring(rows)
     timed = any(costs(row) for row in rows if row['name'] != 'alone')
     figure, places = plt.subplot_mosaic(
         'cb;tb' if timed else 'cb', figsize=(14, max(8. if timed else 4.5, ROW * len(rows) + 1.5)), facecolor='white')
