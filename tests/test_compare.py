@@ -1,6 +1,7 @@
 """The comparison of methods: what it trains, what it makes of the logs, and a whole one of a minute."""
 import gzip
 import hashlib
+import itertools
 import json
 import math
 import pickle
@@ -34,6 +35,7 @@ import own_terms  # noqa: E402
 from compare_report import cells, summary  # noqa: E402
 from jobs import Job, JobFailed, run_jobs  # noqa: E402
 from machine import machine  # noqa: E402
+from plots import apart  # noqa: E402
 from test_demo import job, order  # noqa: E402
 
 PAIR = ROOT / 'configs/digits/gkd.py'
@@ -441,6 +443,12 @@ def test_of_many_rows_the_best_have_curves():
     rows = summary([run_of(name, 0, float(i)) for i, name in enumerate([*(f'alone:{i}' for i in range(9)), *'ab'])])
     names = [row['name'] for row in compare_figure.with_curves(rows)]
     assert names[:3] == ['alone:8', 'b', 'a']  # one variant of the references in any case, then the best
+
+
+def test_names_at_one_height_are_moved_apart_within_the_axes():
+    places = apart([96., 97., 97., 97., 97., 98., 98., 99.], 7.5, 20., 100.)
+    assert all(b - a > 7.499 for a, b in itertools.pairwise(places)) and 20 <= places[0] and places[-1] <= 100
+    assert apart([10., 50.], 7.5, 0., 100.) == [10., 50.] and apart([0., 0.], 2.) == [-1., 1.]
 
 
 def test_long_names_are_broken_at_their_colons():

@@ -76,7 +76,8 @@ def write_names(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[s
     order = sorted(ends, key=lambda name: ends[name][1])
     low, high = axes.get_ylim()
     line = dict(arrowstyle='-', linewidth=.6, shrinkA=0, shrinkB=3)
-    for name, place in zip(order, apart([ends[name][1] for name in order], .075 * (high - low)), strict=True):
+    places = apart([ends[name][1] for name in order], .075 * (high - low), low, high)
+    for name, place in zip(order, places, strict=True):
         axes.annotate(wrapped(name), ends[name], xytext=(1.02, place), textcoords=('axes fraction', 'data'),
                       va='center', fontweight='bold', fontsize=size(name), color=colour[name], annotation_clip=False,
                       arrowprops=line | dict(color=colour[name]))
@@ -127,7 +128,7 @@ def draw_bars(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str, s
         if width:
             axes.errorbar(mean, i, xerr=width, color=INK, capsize=3, linewidth=1.2)
         axes.plot(scores, [i] * len(scores), '.', color='black', markersize=4)
-        short = mean < .1 * statistics.fmean(rows[-1]['scores'])
+        short = mean < .13 * statistics.fmean(rows[-1]['scores'])
         axes.text(max(scores) if short else 0, i, f' {mean:.1f}', va='center',
                   color=INK if short else 'white', fontweight='bold')
     axes.set(yticks=range(len(rows)), yticklabels=[wrapped(row['name']) for row in rows])

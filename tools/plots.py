@@ -1,6 +1,8 @@
 """What figures of learning curves share; they are drawn without a screen."""
 from __future__ import annotations
 
+import math
+
 import matplotlib
 
 matplotlib.use('Agg')
@@ -16,11 +18,17 @@ def by_epoch(curve: dict) -> dict[int, float]:
     return dict(sorted((int(epoch), value) for epoch, value in curve.items()))
 
 
-def apart(places: list[float], least: float) -> list[float]:
-    """Rising places, moved as little as need be to lie at least so far from each other."""
+def apart(places: list[float], least: float, low: float = -math.inf, high: float = math.inf) -> list[float]:
+    """Rising places, moved as little as need be to lie so far from each other, from low to high if they fit there."""
     places = list(places)
     for _ in range(100):
         for i in range(len(places) - 1):
             push = max(0, least - places[i + 1] + places[i]) / 2
             places[i], places[i + 1] = places[i] - push, places[i + 1] + push
+    for i in reversed(range(len(places))):
+        places[i] = high = min(places[i], high)
+        high -= least
+    for i in range(len(places)):
+        places[i] = low = max(places[i], low)
+        low += least
     return places
