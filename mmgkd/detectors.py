@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from copy import deepcopy
 from typing import NamedTuple
 
 import torch
@@ -65,7 +66,7 @@ def model_config(source: str | dict, overrides: dict | None = None, *, role: str
     if overrides:
         config = Config(dict(model=model))
         try:
-            config.merge_from_dict(dict(model=overrides))
+            config.merge_from_dict(dict(model=deepcopy(overrides)))  # merging takes _delete_ out of what it is given
         except (KeyError, TypeError) as error:
             raise ValueError(f'{role}: overrides {overrides} do not fit its config: {error}. A part that is a list '
                              "there is changed by position, such as bbox_head={'0': dict(num_classes=3)}") from error

@@ -85,6 +85,31 @@ def test_changes_after_colons():
         compare_variants.variants(pair(), ['gkd', 'gkd'])
 
 
+def test_changes_in_short_are_those_of_the_whole_path():
+    L = 'model.distill_losses.gkd'
+    names = ['edge_weight=0.', 'pooled=True', 'inherit=None', 'max_epochs=3', 'indices=40']
+    paths = [f'{L}.edge_weight=0.', f'{L}.pooled=True', 'model.inherit=None', 'train_cfg.max_epochs=3',
+             'train_dataloader.dataset.indices=40']
+    short, whole = ([*compare_variants.variants(pair(), [':'.join(['gkd', *some])]).items()][-1]
+                    for some in (names, paths))
+    assert short[0] == whole[0] == ':'.join(['gkd', *names])  # what a row is called can be typed again
+    assert short[1].to_dict() == whole[1].to_dict() and short[1].model.inherit is None
+    falling = ROOT / 'configs/study/gkd_falling.py'
+    assert [*compare_variants.variants(pair(), [f'{falling}:stop=0.9']).values()][-1].custom_hooks[-1].stop == .9
+
+
+@pytest.mark.parametrize(('change', 'told'), [
+    ('edge_wieght=0', "knows 'edge_wieght' .meant edge_weight?"), ('lr=1', 'such as optim_wrapper.optimizer.lr'),
+    ('model.distill_losses.gkd.edge_wieght=0', "ChannelGraphLoss has no 'edge_wieght' .meant edge_weight?"),
+    ('train_cfg.max_epoch=3', 'meant max_epochs?'), ('model.student.neck.num_out=3', "FPN has no 'num_out'"),
+    ('loss_weight=2', 'may be model.distill_losses.a.loss_weight or model.distill_losses.b.loss_weight')])
+def test_changes_that_fit_nowhere_are_refused(change, told, tmp_path):
+    two = tmp_path / 'two.py'
+    two.write_text("distill_losses = dict(a=dict(type='PKDLoss'), b=dict(type='CWDLoss'))")
+    with pytest.raises(SystemExit, match=told):
+        compare_variants.variants(pair(), [f'{two if "loss_weight" in change else "gkd"}:{change}'])
+
+
 def test_changes_are_read_as_on_the_command_line():
     loss = 'gkd:model.distill_losses.gkd'
     found = compare_variants.variants(pair(), [

@@ -121,7 +121,7 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
         if file == usual.get('config') and teacher.checkpoint != usual.get('checkpoint'):
             continue
         trained = Config.fromfile(file)
-        trained.merge_from_dict(dict(model=teacher.get('overrides') or {}))
+        trained.merge_from_dict(dict(model=deepcopy(teacher.get('overrides') or {})))
         known = [called for called, other in teachers.items() if other.pretty_text == trained.pretty_text]
         whose[name] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
         teachers[whose[name]] = trained

@@ -1,14 +1,14 @@
 """What a comparison compares: a student alone, what it inherits, and every method and change that is asked for."""
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
 
+from compare_changes import make_change
 from machine import ROOT
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
 from mmgkd.detectors import model_config
 
@@ -42,8 +42,8 @@ def variants(pair: Config, wanted: Sequence[str], epochs: int | None = None) -> 
     Args:
         pair (Config): A distillation.
         wanted (Sequence[str]): Methods by name, configs with ``distill_losses`` or whole trainings by path, each
-            with changes after colons: ``gkd:model.distill_losses.gkd.edge_weight=0``, which is then named
-            ``gkd:edge_weight=0``, and ``gkd:weights*=4``, which multiplies all weights of its losses.
+            with changes after colons, see :mod:`compare_changes`: ``gkd:model.distill_losses.gkd.edge_weight=0``, or
+            ``gkd:edge_weight=0`` for short, which is what its row is called.
         epochs (int, optional): Of all but whole trainings, instead of the pair's.
     """
     if epochs:
@@ -83,37 +83,6 @@ def variant(pair: Config, name: str, known: dict[str, Path]) -> Config:
         raise SystemExit(f'tools/compare.py: {path} defines no distill_losses: it is no method')
     return with_method(pair, cfg.distill_losses, cfg.get('distill_hooks', []),
                        cfg.get('custom_imports', {}).get('imports', []))
-
-
-def make_change(cfg: Config, text: str) -> None:
-    """Set what ``key=value`` says, read as --cfg-options reads it, in a place that is there; or ``weights*=factor``."""
-    key, _, value = text.partition('=')
-    if key.endswith('*'):
-        return scale_weights(cfg, text)
-    place = cfg
-    for part in key.split('.')[:-1]:
-        try:
-            place = place[int(part)] if isinstance(place, (list, tuple)) else place[part]
-        except (IndexError, KeyError, TypeError, ValueError, AttributeError):
-            raise SystemExit(f'tools/compare.py: {text}: the config has no {part!r} there') from None
-    cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
-
-
-def scale_weights(cfg: Config, text: str) -> None:
-    """Multiply each weight of each distillation loss."""
-    key, _, value = text.partition('*=')
-    try:
-        factor = float(value)
-    except ValueError:
-        factor = 0.
-    if key != 'weights' or not 0 < factor < math.inf:
-        raise SystemExit(f'tools/compare.py: {text}: expected weights*= and a factor above 0, such as weights*=4')
-    given = [(loss, name) for loss in cfg.model.get('distill_losses', {}).values() for name in loss
-             if name.endswith('_weight') and loss[name] is not None]
-    if not given:
-        raise SystemExit(f'tools/compare.py: {text}: there is no distillation loss whose config gives a weight')
-    for loss, name in given:
-        loss[name] = float(f'{factor * loss[name]:.12g}')  # 3 * 0.1 is 0.3
 
 
 def alone(pair: Config) -> Config:
