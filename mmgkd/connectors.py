@@ -72,6 +72,8 @@ class NeckConnector(nn.Module):
 
 
 def _levels(name: str, chosen: Sequence[int] | None, shapes: Sequence) -> list[int]:
+    if not isinstance(chosen, (list, tuple, type(None))):
+        raise ValueError(f'{name} must be a list of indices, got {chosen!r}')
     levels = list(range(len(shapes)) if chosen is None else chosen)
     if not levels or not all(isinstance(i, int) and 0 <= i < len(shapes) for i in levels):
         raise ValueError(f'{name} must be indices from 0 to {len(shapes) - 1} of {_describe(shapes)}, got {levels}')

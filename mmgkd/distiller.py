@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .detectors import matching_maps, model_config
 from .features import capture_output, feature_maps
 from .gradient_rule import check_rules, fork_output, hold_down
-from .losses.base import DistillLoss
+from .losses.building import build_losses
 from .readings import check_heads, needed_readings, watch_head
 from .state import keep_plain_keys, plain_name
 from .student import inherit_weights, parse_inherit
@@ -67,7 +67,7 @@ class Distiller(BaseModel):
         self.epoch, self.loss_scaler = 0, None
         """What gradient rules go by; :class:`PrepareLossesHook` sets them."""
         with torch.random.fork_rng(devices=[]):  # the student starts as it would alone
-            self.distill_losses = _build_losses(distill_losses)
+            self.distill_losses = build_losses(distill_losses)
             self._rule = check_rules(self.distill_losses)
             self.needs = needed_readings(self.distill_losses.values())
             try:
@@ -154,10 +154,10 @@ class Distiller(BaseModel):
         """Initialise the student, let it inherit, and load the teacher: what fails, fails before training."""
         super().init_weights()
         weights = self.teacher.weights() if self.inherit else None
+        self._load_teacher(weights)
         if self.inherit:
             inherit_weights(self.student, weights, self.inherit)
             self.overwritten = False
-        self._load_teacher(weights)
 
     def named_parameters(self, prefix: str = '', *args, **kwargs) -> Iterator[tuple[str, nn.Parameter]]:
         """Under a plain detector's names, as in a checkpoint: by these optimisers set learning rates."""
@@ -208,21 +208,3 @@ class Distiller(BaseModel):
             if student is None or not hasattr(student, name):
                 raise
             return getattr(student, name)
-
-
-def _build_losses(configs: dict[str, dict]) -> nn.ModuleDict:
-    if not configs or not isinstance(configs, dict):
-        raise ValueError(f'distill_losses must be a dict with a name for each loss, such as gkd=dict(type='
-                         f'"ChannelGraphLoss"), got {configs!r}')
-    if wrong := [name for name in configs if not name.isidentifier() or 'loss' in name]:
-        raise ValueError(f'distill_losses: {wrong} cannot be names: they stand in logged names, where "loss" marks '
-                         'what is trained on. Use short ones, such as gkd')
-    losses = {name: MODELS.build(config) for name, config in configs.items()}
-    for name, loss in losses.items():
-        if not isinstance(loss, DistillLoss) or not hasattr(loss, 'weights'):
-            raise TypeError(f'distill_losses.{name}: {type(loss).__name__} must derive from mmgkd.DistillLoss and set '
-                            'weights, a factor for each of its terms (docs/methods.md, A method of your own)')
-        if wrong := [term for term in loss.weights if 'loss' in term]:
-            raise ValueError(f'{type(loss).__name__}: {wrong} cannot be names of terms: raw values are logged as '
-                             f'{name}_<term>, and "loss" marks what is trained on')
-    return nn.ModuleDict(losses)

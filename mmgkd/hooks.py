@@ -58,7 +58,7 @@ class DistillWeightHook(Hook):
         unit = epoch_length if self.by_epoch else 1
         points = {name: round(point * total) if isinstance(point, float) else point * unit
                   for name, point in self.points.items() if point is not None}
-        _check_order(points)
+        _check_order(points, f' iterations, of {total} in all')
         warmup, stop = points['warmup'], points.get('stop', math.inf)
         decay_from = points.get('decay_from', stop)
         if iteration >= stop:
@@ -71,10 +71,11 @@ class DistillWeightHook(Hook):
         return 1 - done if self.decay == 'linear' else (1 + math.cos(math.pi * done)) / 2
 
     def before_train(self, runner) -> None:
-        """Refuse a second such hook: there is one factor, on all losses."""
+        """Refuse a second such hook, as there is one factor, on all losses, and points that are not in order."""
         if _same_kind(self, runner)[0] is not self:
             raise ValueError('there are two DistillWeightHooks in custom_hooks, but one factor on all distillation '
                              'losses: of the hooks of two methods keep one')
+        self.weight_at(0, epoch_length=epoch_length(runner), total=runner.max_iters)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: dict | None = None) -> None:
         """Set the factor, and log it as ``distill_weight``."""
@@ -119,7 +120,7 @@ def _distiller(runner, hook: Hook):
     return model
 
 
-def _check_order(points: dict[str, float]) -> None:
+def _check_order(points: dict[str, float], of: str = '') -> None:
     if list(points.values()) != sorted(points.values()):
         raise ValueError('DistillWeightHook needs warmup <= decay_from <= stop, got '
-                         + ', '.join(f'{name}={point}' for name, point in points.items()))
+                         + ', '.join(f'{name}={point}' for name, point in points.items()) + of)

@@ -4,19 +4,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
+from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
+from .annotations import categories
 from .checkpoint import fetch, local_rank
 from .detectors import model_config, read_source
+from .losses.building import build_losses
 from .pretrained import backbone_addresses
+from .student import parse_inherit
 from .teacher import Teacher
 
 __all__ = [
-    'InputError', 'called', 'check_testing', 'check_training', 'innermost', 'is_classifier', 'is_distiller',
-    'read_config',
+    'InputError', 'called', 'check_distiller', 'check_testing', 'check_training', 'innermost', 'is_classifier',
+    'is_distiller', 'read_config',
 ]
 
 
@@ -48,10 +52,14 @@ def check_training(cfg: Config) -> None:
         InputError: The first thing that is wrong.
     """
     init_default_scope(cfg.get('default_scope', 'mmdet'))
+    if is_distiller(cfg):
+        check_distiller(cfg)
     for loader in ('train_dataloader', 'val_dataloader'):
         if cfg.get(loader):
             _check_data(cfg[loader].dataset, loader, _student(cfg))
     _check_metric(cfg, 'val_evaluator')
+    if is_distiller(cfg) and cfg.model.teacher.get('checkpoint') is not None:
+        _check_checkpoint(cfg.model.teacher.checkpoint, 'teacher')
     if cfg.get('load_from'):
         _check_start(cfg.load_from, 'load_from')
         if is_distiller(cfg) and cfg.model.get('inherit') and not cfg.get('resume'):
@@ -60,15 +68,6 @@ def check_training(cfg: Config) -> None:
     elif not cfg.get('resume'):
         for address in backbone_addresses(_student(cfg)):
             _check_checkpoint(address, 'the student\'s backbone')
-    if is_distiller(cfg):
-        _check_rules(cfg)
-        try:
-            teacher = Teacher(**cfg.model.get('teacher', {}))
-            teacher.model_config()
-        except Exception as error:
-            raise InputError(f'{type(error).__name__}: {error}') from error
-        if teacher.checkpoint:
-            _check_checkpoint(teacher.checkpoint, 'teacher')
 
 
 def check_testing(cfg: Config) -> None:
@@ -125,6 +124,31 @@ def _student(cfg: Config) -> ConfigDict:
         raise InputError(f'{type(error).__name__}: {error}') from error
 
 
+def check_distiller(cfg: Config) -> None:
+    """Refuse a distillation whose student, teacher or losses are not there or take no such options.
+
+    Raises:
+        InputError: The first thing that is wrong.
+    """
+    model = cfg.model
+    if 'backbone' in model:
+        raise InputError('model has the parts of a detector (backbone, ...) beside type=\'Distiller\': the student\'s '
+                         'config is a base of this one, so write model=dict(_delete_=True, type=\'Distiller\', ...)')
+    for name, given in (('student', '_base_.model'), ('teacher', 'dict(config=..., checkpoint=...)'),
+                        ('distill_losses', '_base_.distill_losses')):
+        if name not in model:
+            raise InputError(f'model has no {name}, such as {name}={given}')
+    if not isinstance(model.teacher, dict) or not {'config', 'checkpoint'} <= set(model.teacher):
+        raise InputError(f'model.teacher must be dict(config=..., checkpoint=...), got {model.teacher!r}')
+    try:
+        build_losses(model.distill_losses)
+        parse_inherit(model.get('inherit'))
+        Teacher(**model.teacher).model_config()
+    except Exception as error:
+        raise InputError(f'{type(error).__name__}: {error}') from error
+    _check_rules(cfg)
+
+
 def _check_rules(cfg: Config) -> None:
     """A loss whose gradient is held down needs the hook that tells the epoch, by which the rule goes."""
     held = [name for name, loss in cfg.model.get('distill_losses', {}).items()
@@ -169,10 +193,22 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
             except Exception as error:
                 raise InputError(f'{loader}: {error}') from error
         classes = _classes(kind, part.get('metainfo'))
+        if getattr(kind, 'load_data_list', None) is CocoDataset.load_data_list and part.get('ann_file'):
+            _check_names(classes, os.path.join(root, part.ann_file), loader)
         for where, count in _class_counts(student):
             if classes and count != len(classes) and not open_vocabulary:
                 raise InputError(f'{loader}: {called(part)} has {len(classes)} classes ({", ".join(classes[:3])}, '
-                                 f'...), but the model\'s {where}.num_classes is {count}: make them equal')
+                                 f'...), but the model\'s {where}.num_classes is {count}: make them equal, by '
+                                 'num_classes or by metainfo=dict(classes=(...)) in the data sets of all loaders')
+
+
+def _check_names(classes: Sequence[str], path: str, loader: str) -> None:
+    """mmdet leaves out boxes of classes by other names, and counts the rest on, without a word."""
+    listed = categories(path) or classes
+    if absent := [name for name in classes if name not in listed]:
+        raise InputError(f'{loader}: {path} has no class {absent[0]!r}, one of {len(classes)} that the data set is to '
+                         f'have; its categories are {", ".join(listed[:5])}{", ..." if len(listed) > 5 else ""}. Name '
+                         'them in the data sets of all loaders, metainfo=dict(classes=(...))')
 
 
 def _classes(dataset: type | None, metainfo: dict | None) -> Sequence[str]:

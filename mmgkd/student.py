@@ -16,6 +16,8 @@ def parse_inherit(inherit: str | None) -> tuple[str, ...]:
     Raises:
         ValueError: A part is unknown.
     """
+    if inherit and not isinstance(inherit, str):
+        raise ValueError(f"inherit must be text, such as 'neck+head', got {inherit!r}")
     parts = tuple(inherit.split('+')) if inherit else ()
     if unknown := [p for p in parts if p not in PARTS]:
         raise ValueError(f'inherit must be parts of {PARTS} joined by +, such as \'neck+head\', got {unknown}')

@@ -1,4 +1,5 @@
 """Every config that is shipped builds; the public ones train at full size, and through the tools."""
+import json
 import re
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
+from mmgkd.annotations import categories
 from mmgkd.detectors import model_config
 from mmgkd.preflight import InputError, check_testing, check_training
 
@@ -186,7 +188,8 @@ def test_what_is_inherited_is_not_overwritten(digits, tmp_path):
     cfg = student_config(digits)
     cfg.load_from = str(tmp_path / 'epoch_1.pth')
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), cfg.load_from)
-    cfg.model = dict(type='Distiller', student=cfg.model, inherit='neck+head', distill_losses=dict(),
+    cfg.model = dict(type='Distiller', student=cfg.model, inherit='neck+head', distill_losses=dict(
+        gkd=dict(type='ChannelGraphLoss')),
                      teacher=dict(config=str(ROOT / 'configs/digits/teacher.py'), checkpoint=cfg.load_from))
     with pytest.raises(InputError, match="would overwrite what model.inherit='neck.head' copies"):
         check_training(cfg)
@@ -239,3 +242,48 @@ def test_the_metrics_of_several_data_sets_are_checked(digits):
         dict(type='CocoMetric', ann_file='nowhere.json')])
     with pytest.raises(InputError, match="test_evaluator: no 'nowhere.json' .ann_file of CocoMetric"):
         check_testing(cfg)
+
+
+@pytest.mark.parametrize(('change', 'said'), [
+    (dict(backbone=dict(type='ResNet')), r'write model=dict\(_delete_=True'),
+    (dict(student=None), 'model has no student, such as student=_base_.model'),
+    (dict(distill_losses=None), 'model has no distill_losses'),
+    (dict(teacher='teacher.py'), r'model.teacher must be dict\(config=..., checkpoint=...\)'),
+    (dict(teacher=dict(config='x.py')), r'model.teacher must be dict\(config=..., checkpoint=...\)'),
+    (dict(inherit=['neck', 'head']), "inherit must be text, such as 'neck.head'"),
+    (dict(distill_losses=[1]), 'distill_losses must be a dict with a name for each loss'),
+    (dict(distill_losses=dict(gdk=dict(vertex_weight=3))), 'distill_losses.gdk must be a dict with a type'),
+    (dict(distill_losses=dict(gkd=dict(type='ChannelGraphLoss', vertex_wieght=3))),
+     'distill_losses.gkd: .*vertex_wieght.*Its options are vertex_weight, edge_weight'),
+    (dict(distill_losses=dict(gkd=dict(type='ChannelGraphLoss', edge_weight=None))), 'weights must be numbers'),
+    (dict(distill_losses=dict(gkd=dict(type='ChanelGraphLoss'))), 'distill_losses.gkd: .*ChanelGraphLoss is not in')])
+def test_mistakes_in_a_distillation_are_found_before_its_data_are_read(change, said):
+    cfg = load('configs/digits/gkd.py')
+    for name, value in change.items():
+        if value is None:
+            del cfg.model[name]
+        else:
+            cfg.model[name] = value
+    with pytest.raises(InputError, match=said):
+        check_training(cfg)
+
+
+def test_overrides_that_replace_a_part_may_be_read_twice():
+    source = dict(config=str(ROOT / 'configs/bccd/retinanet_teacher.py'), overrides=dict(
+        backbone=dict(_delete_=True, type='MobileNetV2', widen_factor=.25, out_indices=(1, 2, 4, 6))))
+    assert model_config(source) == model_config(source)
+    assert 'depth' not in model_config(source).backbone
+
+
+def test_classes_are_those_of_the_annotations(digits, tmp_path):
+    cfg = student_config(digits)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=tuple('012345678x'))
+    with pytest.raises(InputError, match="train.json has no class 'x', one of 10 .*categories are 0, 1, 2, 3, 4, ..."):
+        check_training(cfg)
+    names = [dict(id=i, name=name) for i, name in enumerate('ab')]
+    for text, found in [(json.dumps(dict(categories=names, images=[dict(file_name='x' * 3000000)])), ['a', 'b']),
+                        (json.dumps(dict(images=[dict(file_name='x' * 3000000)], categories=names)), ['a', 'b']),
+                        (json.dumps(dict(images=[])), None), ('', None), ('{"categories": [1]}', None)]:
+        (tmp_path / 'x.json').write_text(text)
+        assert categories(str(tmp_path / 'x.json')) == found
+    assert categories(str(tmp_path)) is None

@@ -79,6 +79,16 @@ def test_the_teacher_is_tested_with_its_own_config(trained, digits):
     assert 'coco/bbox_mAP' in metrics(folder / 'test_teacher')
 
 
+@pytest.mark.parametrize('config', ['student', 'gkd'])
+def test_a_checkpoint_of_another_model_is_not_tested(trained, digits, config):
+    folder, _ = trained
+    out = run('test.py', ROOT / f'configs/digits/{config}.py', 'teacher.pth', '--work-dir', folder / 'other',
+              *digits_options(digits), cwd=folder, ok=False)
+    last = out.strip().splitlines()[-1]
+    assert "checkpoint 'teacher.pth' is not of the model of this config: of 90 parameters" in last
+    assert 'mis-shaped' in last and ' missing' not in last
+
+
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_a_runner_of_ones_own(trained, digits, tool, monkeypatch):
     folder, _ = trained

@@ -19,7 +19,7 @@ from jobs import Job, digest, show
 from machine import ROOT
 from mmengine.config import Config
 
-from mmgkd.preflight import InputError, check_training, is_classifier, is_distiller
+from mmgkd.preflight import InputError, check_distiller, check_training, is_classifier, is_distiller
 
 EVALUATORS = ('CocoMetric', 'VOCMetric', 'Accuracy')  # what gives compare_report.METRICS
 Jobs = dict[tuple[str, int], Job]  # by name and seed
@@ -140,6 +140,8 @@ def check(name: str, cfg: Config, teacher_comes: bool) -> None:
                          f'scores are compared, got {", ".join(metrics) or "none"}')
     try:
         check_training(alone(cfg) if teacher_comes else cfg)
+        if is_distiller(cfg):
+            check_distiller(cfg)
     except InputError as error:
         raise SystemExit(f'tools/compare.py: {name}: {error}') from None
 

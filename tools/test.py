@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from fitting import CheckpointFits
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmengine.config import Config, ConfigDict, DictAction
@@ -84,7 +85,11 @@ def main() -> None:
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
-    runner.test()
+    runner.register_hook(CheckpointFits(args.checkpoint))
+    try:
+        runner.test()
+    except InputError as error:
+        raise SystemExit(f'tools/test.py: {error}') from None
 
 
 if __name__ == '__main__':
