@@ -1,6 +1,9 @@
 """Preparing the student: what it inherits from the teacher before training."""
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -48,10 +51,16 @@ def inherit_weights(student: nn.Module, teacher_weights: dict[str, Tensor], part
     with torch.no_grad():
         for k in fitting:
             wanted[k].copy_(teacher_weights[k])
-    left = [k for k in wanted if k not in set(fitting)]
-    print_log(f'student: inherited {len(fitting)} of {len(wanted)} tensors of {"+".join(parts)} from the teacher'
-              + (f'; not {", ".join(left[:3])}{", ..." if len(left) > 3 else ""}' if left else ''), 'current')
+    print_log('student: inherited from the teacher, of tensors of the same name and shape: ' + '; '.join(
+        _inherited(part, [k for k in wanted if _part(k) == part], fitting) for part in parts), 'current',
+        logging.INFO if 4 * len(fitting) > 3 * len(wanted) else logging.WARNING)
     return len(fitting)
+
+
+def _inherited(part: str, wanted: Sequence[str], fitting: Sequence[str]) -> str:
+    left = [k for k in wanted if k not in fitting]
+    named = f' (not {", ".join(left[:3])}{", ..." if len(left) > 3 else ""})' if left else ''
+    return f'{len(wanted) - len(left)} of {len(wanted)} of the {part}{named}'
 
 
 def _part(key: str) -> str:

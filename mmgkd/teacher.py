@@ -185,12 +185,15 @@ def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str)
     if not own:
         cause = f'it is of no such model: none of its keys begins with {" or ".join(parts)} ' \
                 f'(the first is {next(iter(weights))!r})'
+    elif misshaped and not missing and not unexpected and not any(k.startswith(PARTS) for k in misshaped):
+        cause = 'the checkpoint knows another number of classes than the config: change num_classes there, or by ' \
+                'overrides beside the config'
     elif misshaped or (missing and unexpected):
         cause = 'the config is of another architecture than the checkpoint (depth, width, neck or style)'
     elif missing:
         cause = 'the checkpoint is of a part of the model only, or of a smaller one'
     else:
-        cause = 'the checkpoint is of a larger model'
+        cause = 'the checkpoint is of a larger model, or of a neck with more levels'
     found = [f'{len(keys)} {kind} ({"; ".join(keys[:3])}{"; ..." if len(keys) > 3 else ""})'
              for kind, keys in (('missing', missing), ('unexpected', unexpected), ('mis-shaped', misshaped)) if keys]
     raise ValueError(f'teacher: checkpoint {source!r} does not fit its config in '

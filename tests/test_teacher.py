@@ -406,6 +406,14 @@ def test_other_width_says_so(checkpoint):
         distiller(teacher=dict(config=tiny(**neck(24)), checkpoint=checkpoint))
 
 
+def test_another_number_of_classes_says_so(tmp_path):
+    weights = torch.nn.Linear(4, 3).state_dict(prefix='head.fc.') | torch.nn.Linear(2, 2).state_dict(prefix='neck.a.')
+    detector = torch.nn.ModuleDict(dict(neck=torch.nn.ModuleDict(dict(a=torch.nn.Linear(2, 2))),
+                                        head=torch.nn.ModuleDict(dict(fc=torch.nn.Linear(4, 10)))))
+    with pytest.raises(ValueError, match='2 mis-shaped .*another number of classes than the config'):
+        teacher_module._load_strictly(detector, weights, 'x.pth')
+
+
 def test_failures_come_before_training():
     with pytest.raises(FileNotFoundError, match='no checkpoint .nowhere.pth'):
         distiller(teacher=dict(checkpoint='nowhere.pth'))

@@ -1,7 +1,7 @@
 """Compare methods on one pair: train a teacher, the student alone and the student with each method, and report.
 
     python tools/compare.py configs/digits/gkd.py --methods gkd pkd fgd --seeds 3
-    python tools/compare.py configs/bccd/gkd.py --methods gkd gkd:model.distill_losses.gkd.edge_weight=0 mine.py
+    python tools/compare.py configs/bccd/gkd.py --methods gkd gkd:edge_weight=0 mine.py
     python tools/compare.py configs/bccd/gkd.py --methods gkd pkd --log docs/logs/bccd.json.gz
 
 Interrupted, it goes on where it stopped when it is run again; what is done is not done twice.
@@ -25,6 +25,7 @@ from compare_plan import Plan, plan  # noqa: E402
 from compare_report import collect, doubts, write  # noqa: E402
 from jobs import lock, run_jobs, show  # noqa: E402
 from mmengine.config import Config  # noqa: E402
+from mmengine.device import is_cuda_available  # noqa: E402
 from progress import Watch  # noqa: E402
 from rich.console import Console  # noqa: E402
 
@@ -34,13 +35,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('pair', help='config of a distillation, such as configs/digits/gkd.py')
     parser.add_argument('--methods', nargs='+', metavar='NAME[:KEY=VALUE]', default=['all'],
                         help='files of configs/_base_, or configs of your own, with distill_losses or whole; each with '
-                             'changes after colons (alone:train_cfg.max_epochs=24 is one too, and pkd:weights*=4 '
-                             'multiplies all its weights); default: all for detectors of two stages, of one, or '
-                             'classifiers, as the student is')
-    parser.add_argument('--seeds', type=int, default=1, help='how often to repeat everything (default: 1)')
+                             'changes after colons (gkd:edge_weight=0:inherit=None; alone:max_epochs=24 is one too, '
+                             'and pkd:weights*=4 multiplies all its weights); default: all for detectors of two '
+                             'stages, of one, or classifiers, as the student is')
+    parser.add_argument('--seeds', type=int, default=1,
+                        help='how often to repeat everything (default: 1), from --first-seed on')
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='of the students, instead of the config\'s; not of whole configs')
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='trainings at once (default: the cores)')
+    parser.add_argument('--jobs', type=int, default=1 if is_cuda_available() else os.cpu_count(),
+                        help='trainings at once (default: the cores, or one on a GPU, which all of them share)')
     parser.add_argument('--scores-only', action='store_true',
                         help='leave out own terms and detections, which take a minute a training: for sweeps')
     parser.add_argument('--log', type=Path, metavar='FILE.json.gz',

@@ -92,9 +92,9 @@ def check_names(log: Sequence[dict], identities: Mapping[tuple[str, int], str]) 
     for entry in log:
         name, seed = _key(entry)
         if identities.get((name, seed), entry['identity']) != entry['identity']:
-            raise SystemExit(f'The log has a row {name!r} of seed {seed} that was trained with another config, other '
-                             f'data or another length (commit {entry["commit"]}), and the two would be mixed: give '
-                             'another --log, or move this one away')
+            raise SystemExit(f'tools/compare.py: the log has a row {name!r} of seed {seed} that was trained with '
+                             f'another config, other data or another length (commit {entry["commit"]}), and the two '
+                             'would be mixed: give another --log, or move this one away')
 
 
 def thin(lines: Sequence[dict]) -> list[dict]:

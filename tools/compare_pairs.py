@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     there = {ALONE, *(entry['name'] for log in logs.values() for entry in chosen(log, args.seeds, None))}
     if unknown := {*args.to, *(args.methods or ())} - there:
         raise SystemExit(f'tools/compare_pairs.py: no log has {", ".join(sorted(unknown))}'
-                         f'{" of these seeds" if args.seeds else ""}')
+                         f'{" of these seeds" if args.seeds else ""}; they have {", ".join(sorted(there))}')
     methods = args.methods and [*args.methods, *args.to]
     entries = {pair: ranked(chosen(log, args.seeds, methods)) for pair, log in logs.items()}
     if empty := [pair for pair, rows in entries.items() if not rows]:

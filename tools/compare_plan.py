@@ -19,7 +19,7 @@ from jobs import Job, digest, show
 from machine import ROOT
 from mmengine.config import Config
 
-from mmgkd.preflight import InputError, check_distiller, check_training, is_classifier, is_distiller
+from mmgkd.preflight import InputError, called, check_distiller, check_training, is_classifier, is_distiller
 
 EVALUATORS = ('CocoMetric', 'VOCMetric', 'Accuracy')  # what gives compare_report.METRICS
 Jobs = dict[tuple[str, int], Job]  # by name and seed
@@ -68,7 +68,8 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
         SystemExit: Something is not there or does not fit; the text says what.
     """
     if not is_distiller(pair):
-        raise SystemExit(f'tools/compare.py: {pair.filename} is no distillation, its model is a {pair.model.type}')
+        raise SystemExit(f'tools/compare.py: {pair.filename} is no distillation, its model is '
+                         f'{called(pair.get("model")) or "not there"}: name a pair, such as configs/digits/gkd.py')
     configs = variants(pair, wanted, epochs)
     teachers, whose = own_teachers(pair, configs)
     for name, cfg in (teachers | configs).items():

@@ -28,6 +28,7 @@ sys.path.insert(0, str(ROOT))
 from mmgkd import Distiller  # noqa: E402
 from mmgkd.checkpoint import load_weights  # noqa: E402
 from mmgkd.features import capture_output, feature_maps  # noqa: E402
+from mmgkd.preflight import InputError, read_config  # noqa: E402
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -88,10 +89,10 @@ def measure(cfg: Config, checkpoint: str, batches: int = 10) -> dict[str, list[t
 
 def main() -> None:
     args = parse_args()
-    cfg = Config.fromfile(args.config)
     try:
+        cfg = read_config(args.config, None, None, 'none')
         results = {path: measure(cfg, path, args.batches) for path in args.checkpoints}
-    except (FileNotFoundError, RuntimeError, ValueError) as error:
+    except (FileNotFoundError, InputError, RuntimeError, ValueError) as error:
         raise SystemExit(f'tools/gradients.py: {error}') from None
     for path, terms in results.items():
         table = Table(title=f'{path}: norm relative to the student\'s own loss (cosine with it)', title_justify='left')

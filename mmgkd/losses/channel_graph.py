@@ -20,6 +20,9 @@ __all__ = ['ChannelGraphLoss']
 class ChannelGraphLoss(DistillLoss):
     r""":math:`\alpha L_V + \beta L_E + \gamma L_S`, a mean over images and a weighted mean over levels.
 
+    The configs of this project take it from ``configs/_base_/gkd.py``, whose weights, windows and weighting of levels
+    measured best and are not the defaults here.
+
     The graph, its edges and the three alignments are the paper's; the exact terms, the attention and the weights
     are this project's, see :func:`mmgkd.functional.channel_graph_levels`, to which the options go.
 
