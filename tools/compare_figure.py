@@ -76,7 +76,8 @@ def write_names(axes: Axes, ends: dict[str, tuple[float, float]], colour: dict[s
     order = sorted(ends, key=lambda name: ends[name][1])
     low, high = axes.get_ylim()
     line = dict(arrowstyle='-', linewidth=.6, shrinkA=0, shrinkB=3)
-    places = apart([ends[name][1] for name in order], .075 * (high - low), low, high)
+    inch = (high - low) * axes.figure.dpi / axes.bbox.height
+    places = apart([ends[name][1] for name in order], .26 * inch, low, high)
     for name, place in zip(order, places, strict=True):
         axes.annotate(wrapped(name), ends[name], xytext=(1.02, place), textcoords=('axes fraction', 'data'),
                       va='center', fontweight='bold', fontsize=size(name), color=colour[name], annotation_clip=False,
