@@ -14,12 +14,13 @@ LONGEST = 2 ** 20
 def categories(path: str) -> list[str] | None:
     """The names in the ``categories`` of a COCO annotation file, or None where that cannot be told.
 
-    Files of hundreds of megabytes take no longer than small ones: the list stands at their end, or at their beginning.
+    Mostly the list stands at a file's beginning or end; only elsewhere is all of it searched, and none of it is parsed.
     """
     if not os.path.isfile(path) or not os.path.getsize(path):
         return None
     with open(path, 'rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        for found in (content.rfind(b'"categories"'), content.find(b'"categories"', 0, LONGEST)):
+        for start, end in ((0, LONGEST), (-LONGEST, len(content)), (0, len(content))):
+            found = content.rfind(b'"categories"', start, end)
             text = content[found:found + LONGEST].decode(errors='ignore') if found >= 0 else ''
             _, _, listed = text.partition(':')
             try:

@@ -13,7 +13,7 @@ from mmengine.utils import digit_version
 
 from . import unpickling
 
-__all__ = ['fetch', 'load_weights', 'local_rank']
+__all__ = ['fetch', 'load_weights', 'local_rank', 'told']
 
 TAKES_STAND_INS = digit_version(torch.__version__) >= digit_version('2.6')
 """Whether torch's own safe reading can be told what stands in for a name."""
@@ -118,3 +118,9 @@ def local_rank() -> int:
         if launcher in os.environ:
             return int(os.environ[launcher])
     return get_rank()
+
+
+def told(**keys: list[str]) -> str:
+    """What does not fit, by kind: how many keys, and the first three, such as ``4 missing (a; b; c; ...)``."""
+    return ', '.join(f'{len(some)} {kind.replace("_", "-")} ({"; ".join(some[:3])}{"; ..." if len(some) > 3 else ""})'
+                     for kind, some in keys.items() if some)

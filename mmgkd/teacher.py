@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from .checkpoint import load_weights
+from .checkpoint import load_weights, told
 from .detectors import image_channels, model_config
 from .folding import PARTS, maps_of, quick
 from .functional import float32_island
@@ -194,7 +194,6 @@ def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str)
         cause = 'the checkpoint is of a part of the model only, or of a smaller one'
     else:
         cause = 'the checkpoint is of a larger model, or of a neck with more levels'
-    found = [f'{len(keys)} {kind} ({"; ".join(keys[:3])}{"; ..." if len(keys) > 3 else ""})'
-             for kind, keys in (('missing', missing), ('unexpected', unexpected), ('mis-shaped', misshaped)) if keys]
+    found = told(missing=missing, unexpected=unexpected, mis_shaped=misshaped)
     raise ValueError(f'teacher: checkpoint {source!r} does not fit its config in '
-                     f'{", ".join(p.removesuffix(".") for p in parts)}: {", ".join(found)}. Likely cause: {cause}')
+                     f'{", ".join(p.removesuffix(".") for p in parts)}: {found}. Likely cause: {cause}')

@@ -123,7 +123,7 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
             continue
         trained = Config.fromfile(file)
         trained.merge_from_dict(dict(model=deepcopy(teacher.get('overrides') or {})))
-        known = [called for called, other in teachers.items() if other.pretty_text == trained.pretty_text]
+        known = [label for label, other in teachers.items() if other.pretty_text == trained.pretty_text]
         whose[name] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
         teachers[whose[name]] = trained
     return teachers, whose
@@ -141,7 +141,7 @@ def check(name: str, cfg: Config, teacher_comes: bool) -> None:
                          f'scores are compared, got {", ".join(metrics) or "none"}')
     try:
         check_training(alone(cfg) if teacher_comes else cfg)
-        if is_distiller(cfg):
+        if teacher_comes:
             check_distiller(cfg)
     except InputError as error:
         raise SystemExit(f'tools/compare.py: {name}: {error}') from None

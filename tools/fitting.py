@@ -6,6 +6,7 @@ from collections import OrderedDict
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 
+from mmgkd.checkpoint import told
 from mmgkd.preflight import InputError
 from mmgkd.state import plain_name
 
@@ -43,7 +44,5 @@ class CheckpointFits(Hook):
         shaped = [f'{name}: {tuple(weights[name].shape)} in the file, {shape} in the config'
                   for name, shape in own.items() if name in weights and tuple(weights[name].shape) != shape]
         if missing or shaped:
-            found = [f'{len(names)} {kind} ({"; ".join(names[:3])}{"; ..." if len(names) > 3 else ""})'
-                     for kind, names in (('missing', missing), ('mis-shaped', shaped)) if names]
             raise InputError(f'checkpoint {self.path!r} is not of the model of this config: of {len(own)} parameters '
-                             f'{", ".join(found)}. Name the config that it was trained with')
+                             f'{told(missing=missing, mis_shaped=shaped)}. Name the config that it was trained with')
