@@ -196,6 +196,38 @@ def test_another_teacher_is_trained_beside_the_pairs(made, tmp_path):
     assert plan.trainings[own, 0].needs == []  # a checkpoint of one's own is kept
 
 
+def give(folder, **teacher):
+    """Let the pair that ``made`` wrote name a teacher's checkpoint of one's own, and more."""
+    given = dict(checkpoint=str(folder / 'mine.pth'), **teacher)
+    pair = folder / 'gkd.py'
+    pair.write_text(pair.read_text().replace('teacher=dict(', f'teacher=dict(**{given!r}, '))
+
+
+def test_a_given_teacher_is_tested_once_for_all_seeds(made, tmp_path, capsys):
+    give(tmp_path)
+    made('gkd')
+    assert not capsys.readouterr().err  # its checkpoint is not there, so that one is trained
+    with pytest.raises(SystemExit, match='mine.pth'):
+        made('gkd', given=True)
+    torch.save({}, tmp_path / 'mine.pth')
+    plan = made('gkd', given=True)
+    assert {name for name, _ in plan.trainings} == {'teacher', 'alone', 'inherit', 'gkd'}
+    test = plan.trainings['teacher', 0]
+    assert plan.trainings['teacher', 1] is test is plan.tests['teacher', 0] and plan.all().count(test) == 1
+    assert test.command[3] == str(tmp_path / 'mine.pth') and plan.trainings['gkd', 1].needs == []
+    cfg = Config.fromfile(test.command[2])
+    assert cfg.model.backbone.base_channels == 32 and cfg.test_dataloader == cfg.val_dataloader
+    torch.save(dict(more=1), tmp_path / 'mine.pth')
+    assert made('gkd', given=True).identities['teacher', 0] != plan.identities['teacher', 0]
+
+
+def test_a_given_teacher_of_other_classes_teaches_without_a_score(made, tmp_path, capsys):
+    torch.save({}, tmp_path / 'mine.pth')
+    give(tmp_path, overrides=dict(roi_head=dict(bbox_head=dict(num_classes=80))))
+    assert {name for name, _ in made('gkd', given=True).trainings} == {'alone', 'inherit', 'gkd'}
+    assert 'no row of the teacher, and nothing of a gap: test_dataloader: ' in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_said_before_anything_starts(made):
     with pytest.raises(SystemExit, match='there is no train_cfg.max_epochs'):
         made(str(ROOT / 'configs/_base_/small_faster_rcnn.py'))
@@ -353,11 +385,10 @@ train_dataloader = dict(batch_size=100)""")):
     assert 'src="http' not in page and 'href=' not in page  # nothing from elsewhere
     assert '<h2>Detections</h2>' not in page  # a classifier finds none
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
+    compare_with_given_teacher(tmp_path, results, capsys)
     log = ['--log', str(tmp_path / 'log.json.gz')]
     compare.main(command + log)
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*.pth')}
-
-
     capsys.readouterr()
     compare.main(command[:-4] + ['--work-dir', str(tmp_path / 'elsewhere'), *log])
     assert '4 trainings, 4 of them in the log' in capsys.readouterr().out
@@ -366,6 +397,24 @@ train_dataloader = dict(batch_size=100)""")):
     assert all(again[name]['score'] == row['score'] and again[name]['terms'] == {
         term: list(values) for term, values in row['terms'].items()} for name, row in results.items())
     assert '<td>from the log' in (tmp_path / 'elsewhere/report.html').read_text()
+
+
+def compare_with_given_teacher(folder, trained, capsys):
+    """A checkpoint that is there teaches if one says so, and is scored as it was after its training."""
+    checkpoint = next((folder / 'out/seed0').glob('teacher-*/epoch_1.pth'))
+    (folder / 'given.py').write_text(f"_base_ = ['gkd.py']\nmodel = dict(teacher=dict(checkpoint={str(checkpoint)!r}))")
+    command = [str(folder / 'given.py'), '--methods', 'alone', '--work-dir', str(folder / 'out')]
+    capsys.readouterr()
+    compare.main(command)
+    assert f'to teach with {checkpoint}, which the pair names, give --given-teacher' in capsys.readouterr().err
+    compare.main([*command, '--given-teacher'])
+    assert 'a teacher is trained' not in capsys.readouterr().err
+    rows = {row['name']: row for row in json.loads((folder / 'out/results.json').read_text())}
+    assert set(rows) == {'teacher', 'alone'} and 'teacher-' in rows['teacher']['folder']
+    assert rows['teacher']['score'] == pytest.approx(trained['teacher']['score'])
+    assert not rows['teacher']['curve'] and rows['teacher']['folder'] != trained['teacher']['folder']
+    assert rows['alone']['score'] == trained['alone']['score']  # trained once
+    assert '| teacher | ' in (folder / 'out/results.md').read_text()
 
 
 def test_own_terms_differ_by_the_student_alone(tmp_path):

@@ -42,6 +42,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help='how often to repeat everything (default: 1), from --first-seed on')
     parser.add_argument('--first-seed', type=int, default=0, help='the first random seed (default: 0)')
     parser.add_argument('--epochs', type=int, help='of the students, instead of the config\'s; not of whole configs')
+    parser.add_argument('--given-teacher', action='store_true',
+                        help='teach with the checkpoint that the pair names, the same with each seed, instead of '
+                             'training a teacher with each (with a teacher by name, mmdet::..., this is always so)')
     parser.add_argument('--jobs', type=int, default=1 if is_cuda_available() else os.cpu_count(),
                         help='trainings at once (default: the cores, or one on a GPU, which all of them share)')
     parser.add_argument('--scores-only', action='store_true',
@@ -83,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with lock(args.work_dir) as held:
             jobs = plan(Config.fromfile(args.pair), args.methods,
                         range(args.first_seed, args.first_seed + args.seeds), args.work_dir, args.epochs,
-                        read_log(args.log) if args.log else [])
+                        read_log(args.log) if args.log else [], args.given_teacher)
             if args.scores_only:
                 jobs = jobs._replace(**{kind: {key: job for key, job in getattr(jobs, kind).items() if job.is_done()}
                                         for kind in ('terms', 'tests')})

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from compare_identity import as_text, identity
 from compare_log import check_names
+from compare_teachers import given_teacher, own_teachers, say_unused
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
 from jobs import Job, digest, show
 from machine import ROOT
@@ -53,7 +54,7 @@ class Plan(NamedTuple):
 
 
 def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path, epochs: int | None = None,
-         log: Sequence[dict] = ()) -> Plan:
+         log: Sequence[dict] = (), given: bool = False) -> Plan:
     """Every job of a comparison; its trainings and tests keep their results below ``folder``.
 
     Args:
@@ -63,6 +64,7 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
         folder (Path): Of the comparison.
         epochs (int, optional): Of the students, instead of the config's.
         log (Sequence[dict]): Entries of :mod:`compare_log`: what it has is not trained again.
+        given (bool): The teachers are those of the checkpoints that configs give, and none is trained.
 
     Raises:
         SystemExit: Something is not there or does not fit; the text says what.
@@ -71,21 +73,25 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
         raise SystemExit(f'tools/compare.py: {pair.filename} is no distillation, its model is '
                          f'{called(pair.get("model")) or "not there"}: name a pair, such as configs/digits/gkd.py')
     configs = variants(pair, wanted, epochs)
-    teachers, whose = own_teachers(pair, configs)
+    teachers, whose = ({}, {}) if given else own_teachers(pair, configs)
     for name, cfg in (teachers | configs).items():
         check(name, cfg, teacher_comes=name in whose)
+    scored = {TEACHER: test} if TEACHER not in teachers and (test := given_teacher(pair)) else {}
+    if '' in whose:
+        say_unused(pair)
     trainings: Jobs = {}
     identities, jobs = {}, {}
-    for some in (teachers, configs):
+    for some in (scored, teachers, configs):
         for seed in dict.fromkeys([*seeds, *(entry['seed'] for entry in log)]):
             for name, cfg in some.items():
-                cfg = seeded(cfg, seed)
+                cfg = cfg if some is scored else seeded(cfg, seed)
                 teacher = whose.get(name) if some is configs else None, seed
                 key = identities[name, seed] = identity(cfg, identities.get(teacher, ''))
                 if seed not in seeds:  # that the log is of the same pair is all there is to know
                     continue
                 if key not in jobs:
-                    jobs[key] = training(name, cfg, seed, folder, key, trainings.get(teacher))
+                    jobs[key] = (scoring(name, cfg, folder, key) if some is scored else
+                                 training(name, cfg, seed, folder, key, trainings.get(teacher)))
                 trainings[name, seed] = jobs[key]
     check_names(log, identities)
     identities = {key: identities[key] for key in trainings}
@@ -93,7 +99,8 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
     known = {key: logged[found] | dict(name=key[0], seed=key[1], teacher=teacher_of(trainings[key]))
              for key, found in identities.items() if found in logged}
     names = {key: logged[identities[key]]['name'] for key in known}
-    return Plan(trainings, own_terms(trainings, configs), tests(trainings, configs, seeds[0]), identities, known, names)
+    return Plan(trainings, own_terms(trainings, configs), tests(trainings, scored | configs, seeds[0]), identities,
+                known, names)
 
 
 def teacher_of(job: Job) -> str:
@@ -106,27 +113,6 @@ def seeded(cfg: Config, seed: int) -> Config:
     cfg = deepcopy(cfg)
     cfg.randomness = cfg.get('randomness', {}) | dict(seed=seed)
     return cfg
-
-
-def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Config], dict[str, str]]:
-    """The teachers that are trained first, the pair's as ``teacher``, and whose each is.
-
-    They are those of config files. Another checkpoint than the pair's for the same file is somebody's choice.
-    """
-    teachers, whose = {}, {}
-    for name, cfg in [('', pair), *configs.items()]:
-        teacher = cfg.model.get('teacher', {}) if is_distiller(cfg) else {}
-        file, usual = teacher.get('config'), pair.model.teacher
-        if teacher.get('checkpoint') is None or not isinstance(file, str) or not os.path.isfile(file):
-            continue
-        if file == usual.get('config') and teacher.checkpoint != usual.get('checkpoint'):
-            continue
-        trained = Config.fromfile(file)
-        trained.merge_from_dict(dict(model=deepcopy(teacher.get('overrides') or {})))
-        known = [label for label, other in teachers.items() if other.pretty_text == trained.pretty_text]
-        whose[name] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
-        teachers[whose[name]] = trained
-    return teachers, whose
 
 
 def check(name: str, cfg: Config, teacher_comes: bool) -> None:
@@ -173,6 +159,24 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
                needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True, place=Path.cwd())
 
 
+def scoring(name: str, cfg: Config, folder: Path, known_as: str) -> Job:
+    """The job that tests a model that nobody trains here, from its checkpoint; with all seeds the same."""
+    key = digest(known_as, sources())
+    folder = folder / f'{name}-{key[:8]}'
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg.dump(str(folder / 'config.py'))
+    return testing(name, folder, cfg.load_from, key)
+
+
+def testing(name: str, folder: Path, checkpoint: str, key: str, needs: Sequence[Job] = (),
+            place: Path | None = None) -> Job:
+    """The job that tests the model of ``config.py`` in a folder, and writes down what it finds."""
+    command = [sys.executable, tool('test.py'), str(folder / 'config.py'), checkpoint,
+               '--work-dir', str(folder / 'test'), '--out', str(folder / 'test' / 'predictions.pkl')]
+    return Job(f'{name}, test', 'test', folder / 'test', command, folder / 'test' / 'predictions.pkl',
+               digest(key, 'test'), needs=list(needs), guess=15., place=place or Path.cwd())
+
+
 def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
     """The jobs that write down what the detectors of one seed find, if there are any and test data."""
     if is_classifier(configs[ALONE]) or 'test_dataloader' not in configs[ALONE]:
@@ -181,11 +185,8 @@ def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
     for (name, its_seed), job in trainings.items():
         if its_seed != seed or name in configs and not same(configs[name], configs[ALONE], 'test_dataloader'):
             continue
-        folder = job.folder / 'test'
-        command = [sys.executable, tool('test.py'), str(job.folder / 'config.py'), str(job.product),
-                   '--work-dir', str(folder), '--out', str(folder / 'predictions.pkl')]
-        found[name, seed] = Job(f'{job.name}, test', 'test', folder, command, folder / 'predictions.pkl',
-                                digest(job.digest, 'test'), needs=[job], guess=15., place=job.place)
+        found[name, seed] = job if not job.steps else testing(
+            job.name, job.folder, str(job.product), job.digest, [job], job.place)
     return one_each(found)
 
 
