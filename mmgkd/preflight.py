@@ -4,13 +4,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from mmdet.datasets import CocoDataset
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
-from .annotations import categories
+from .annotations import unknown_names
 from .checkpoint import fetch, local_rank
 from .detectors import model_config, read_source
 from .losses.building import build_losses
@@ -193,22 +192,18 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
             except Exception as error:
                 raise InputError(f'{loader}: {error}') from error
         classes = _classes(kind, part.get('metainfo'))
-        if getattr(kind, 'load_data_list', None) is CocoDataset.load_data_list and part.get('ann_file'):
-            _check_names(classes, os.path.join(root, part.ann_file), loader)
+        try:
+            misnamed = unknown_names(part, kind, classes)
+        except ValueError as error:
+            raise InputError(f'{loader}: {error}') from error
+        if misnamed:
+            raise InputError(f'{loader}: {misnamed}. Name them in the data sets of all loaders, '
+                             'metainfo=dict(classes=(...))')
         for where, count in _class_counts(student):
             if classes and count != len(classes) and not open_vocabulary:
                 raise InputError(f'{loader}: {called(part)} has {len(classes)} classes ({", ".join(classes[:3])}, '
                                  f'...), but the model\'s {where}.num_classes is {count}: make them equal, by '
                                  'num_classes or by metainfo=dict(classes=(...)) in the data sets of all loaders')
-
-
-def _check_names(classes: Sequence[str], path: str, loader: str) -> None:
-    """mmdet leaves out boxes of classes by other names, and counts the rest on, without a word."""
-    listed = categories(path) or classes
-    if absent := [name for name in classes if name not in listed]:
-        raise InputError(f'{loader}: {path} has no class {absent[0]!r}, one of {len(classes)} that the data set is to '
-                         f'have; its categories are {", ".join(listed[:5])}{", ..." if len(listed) > 5 else ""}. Name '
-                         'them in the data sets of all loaders, metainfo=dict(classes=(...))')
 
 
 def _classes(dataset: type | None, metainfo: dict | None) -> Sequence[str]:

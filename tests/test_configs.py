@@ -11,7 +11,7 @@ from mmdet.registry import DATASETS, MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
-from mmgkd.annotations import categories
+from mmgkd.annotations import categories, object_names
 from mmgkd.detectors import model_config
 from mmgkd.preflight import InputError, check_testing, check_training
 
@@ -287,3 +287,22 @@ def test_classes_are_those_of_the_annotations(digits, tmp_path):
         (tmp_path / 'x.json').write_text(text)
         assert categories(str(tmp_path / 'x.json')) == found
     assert categories(str(tmp_path)) is None
+
+
+def test_classes_are_those_of_a_voc_data_set_of_ones_own(tmp_path):
+    objects = '<object><name>{}</name></object>'
+    for folder in ('Annotations', 'JPEGImages'):
+        (tmp_path / folder).mkdir()
+    for image, name in enumerate(('cell', 'cell', 'disc')):
+        (tmp_path / f'Annotations/{image}.xml').write_text(f'<annotation>{objects.format(name)}</annotation>')
+    (tmp_path / 'train.txt').write_text('0\n1\n2\n3\n')  # of 3 there are no boxes
+    assert object_names(str(tmp_path / 'train.txt'), str(tmp_path / 'Annotations')) == ['cell', 'disc']
+    cfg = Config.fromfile(str(ROOT / 'configs/bccd/student.py'))
+    cfg.train_dataloader.dataset.update(data_root=str(tmp_path), ann_file='train.txt')
+    with pytest.raises(InputError, match='train.txt are called cell, disc; the data set\'s 3 classes are RBC, WBC, Pl'):
+        check_training(Config(dict(cfg, val_dataloader=None, val_evaluator=None)))
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('disc', 'ring', 'cell'))
+    check_training(Config(dict(cfg, val_dataloader=None, val_evaluator=None)))
+    (tmp_path / 'Annotations/3.xml').write_text('<annotation>')
+    with pytest.raises(InputError, match='train_dataloader: .*Annotations/3.xml is no XML'):
+        check_training(Config(dict(cfg, val_dataloader=None, val_evaluator=None)))
