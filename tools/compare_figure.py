@@ -62,7 +62,7 @@ def draw_curves(axes: Axes, rows: Sequence[dict], metric: str, colour: dict[str,
                           [m + w for m, w in zip(means, widths, strict=True)],
                           color=colour[row['name']], alpha=.15, linewidth=0)
         axes.plot(epochs, means, color=colour[row['name']], linewidth=2.4 if lead else 1.4,
-                  linestyle='--' if row['name'] == 'teacher' else '-')
+                  linestyle='--' if row['name'] == 'teacher' else '-', marker='o' if len(epochs) == 1 else None)
         ends[row['name']] = epochs[-1], means[-1]
     axes.set_xlim(left=min(1, max((x for x, _ in ends.values()), default=1) - 1))
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
