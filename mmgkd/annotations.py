@@ -1,12 +1,12 @@
 """What annotation files say of their classes, read without the rest of them."""
 from __future__ import annotations
 
+import difflib
 import json
 import mmap
 import os
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from xml.etree import ElementTree
 
 from mmdet.datasets import CocoDataset, XMLDataset
@@ -14,7 +14,9 @@ from mmdet.datasets import CocoDataset, XMLDataset
 __all__ = ['categories', 'object_names', 'unknown_names']
 
 LOOKED_AT = 200
-"""Annotation files of VOC's layout, one of each image; they list no categories, and reading all would take long."""
+"""Annotation files of VOC's layout, one of each image: they list no categories, and all are read only to be sure."""
+ALIKE = .9
+"""Names that differ by less are taken for one, misspelt."""
 
 LONGEST = 2 ** 20
 """Of a list of categories, in bytes; LVIS' 1203 with their definitions take half of it."""
@@ -27,6 +29,9 @@ def unknown_names(dataset: dict, kind: type, classes: Sequence[str]) -> str | No
         dataset (dict): The config of a data set.
         kind (type): Its class.
         classes (Sequence[str]): Those that it is to have.
+
+    Raises:
+        ValueError: An annotation file is no XML.
     """
     reads, root = getattr(kind, 'load_data_list', None), dataset.get('data_root') or ''
     path = os.path.join(root, dataset.get('ann_file') or '')
@@ -37,12 +42,30 @@ def unknown_names(dataset: dict, kind: type, classes: Sequence[str]) -> str | No
         if absent := [name for name in classes if name not in listed]:
             return (f'{path} has no class {absent[0]!r}, one of {len(classes)} that the data set is to have; its '
                     f'categories are {_few(listed)}')
-    elif reads is XMLDataset.load_data_list:
+    elif _reads_voc(kind):
         prefix = (dataset.get('data_prefix') or {}).get('sub_data_root', '')
-        found = object_names(path, os.path.join(root, prefix, dataset.get('ann_subdir', 'Annotations')))
-        if found and not set(found) & set(classes):
-            return (f'objects of the first images in {path} are called {_few(found)}; the data set\'s {len(classes)} '
-                    f'classes are {_few(classes)}')
+        folder = os.path.join(root, prefix, dataset.get('ann_subdir', 'Annotations'))
+        if _misfit(object_names(path, folder, LOOKED_AT), classes) and (
+                said := _misfit(object_names(path, folder), classes)):
+            return f'{path}: {said}'
+    return None
+
+
+def _reads_voc(kind: type) -> bool:
+    """Whether a data set takes the names of objects as they stand in VOC's files."""
+    return all(getattr(kind, name, None) is getattr(XMLDataset, name) for name in (
+        'load_data_list', 'parse_data_info', '_parse_instance_info'))
+
+
+def _misfit(found: Sequence[str], classes: Sequence[str]) -> str | None:
+    others = [name for name in found if name not in classes]
+    if found and len(others) == len(found):
+        return f'its objects are called {_few(found)}; the data set\'s {len(classes)} classes are {_few(classes)}'
+    for name in classes:
+        alike = [other for other in others if other.casefold() == name.casefold()] or difflib.get_close_matches(
+            name, others, 1, ALIKE)
+        if alike and name not in found:
+            return f'it has no object of class {name!r}, and some called {alike[0]!r}'
     return None
 
 
@@ -70,20 +93,25 @@ def categories(path: str) -> list[str] | None:
     return None
 
 
-def object_names(image_list: str, folder: str) -> list[str]:
-    """The names of objects in a VOC data set's first annotation files, those that occur most first.
+def object_names(image_list: str, folder: str, at_most: int | None = None) -> list[str]:
+    """The names of objects in a VOC data set's annotation files, those that occur most first.
 
     Args:
         image_list (str): A text file, one image a line.
         folder (str): Of their XML files.
+        at_most (int, optional): So many of these are read, from all over the list; by default all.
 
     Raises:
         ValueError: One of them is no XML.
     """
     counts: Counter[str] = Counter()
     with open(image_list, encoding='utf-8') as file:
-        paths = [os.path.join(folder, f'{line.strip()}.xml') for line in islice(file, LOOKED_AT)]
-    for path in filter(os.path.isfile, paths):
+        lines = [line.strip() for line in file]
+    step = -(-len(lines) // at_most) if at_most else 1
+    for line in lines[::step or 1]:
+        path = os.path.join(folder, f'{line}.xml')
+        if not os.path.isfile(path):
+            continue
         try:
             counts.update(name.text for name in ElementTree.parse(path).iterfind('object/name') if name.text)
         except ElementTree.ParseError as error:

@@ -18,8 +18,8 @@ from .student import parse_inherit
 from .teacher import Teacher
 
 __all__ = [
-    'InputError', 'called', 'check_distiller', 'check_testing', 'check_training', 'innermost', 'is_classifier',
-    'is_distiller', 'read_config',
+    'InputError', 'called', 'check_distiller', 'check_testing', 'check_training', 'class_counts', 'innermost',
+    'is_classifier', 'is_distiller', 'read_config',
 ]
 
 
@@ -199,7 +199,7 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
         if misnamed:
             raise InputError(f'{loader}: {misnamed}. Name them in the data sets of all loaders, '
                              'metainfo=dict(classes=(...))')
-        for where, count in _class_counts(student):
+        for where, count in class_counts(student):
             if classes and count != len(classes) and not open_vocabulary:
                 raise InputError(f'{loader}: {called(part)} has {len(classes)} classes ({", ".join(classes[:3])}, '
                                  f'...), but the model\'s {where}.num_classes is {count}: make them equal, by '
@@ -229,7 +229,7 @@ def _metrics(evaluator: ConfigDict | Sequence) -> Iterator[ConfigDict]:
         yield from _metrics(metric.get('metrics') or ())
 
 
-def _class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:
+def class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:
     """The ``num_classes`` of a classifier's head or a detector's box heads.
 
     A detector's other heads may know other classes, stuff or objects alone.
@@ -240,4 +240,4 @@ def _class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]
             name = f'{where}.{key}' if isinstance(heads, dict) else f'{where}.{key}[{i}]'
             if 'num_classes' in head:
                 yield name, head['num_classes']
-            yield from _class_counts(head, name)
+            yield from class_counts(head, name)

@@ -25,17 +25,20 @@ sys.path.append(str(ROOT / 'tools'))
 import compare  # noqa: E402
 import compare_examples  # noqa: E402
 import compare_figure  # noqa: E402
+import compare_html  # noqa: E402
 import compare_identity  # noqa: E402
 import compare_log  # noqa: E402
 import compare_pairs  # noqa: E402
 import compare_plan  # noqa: E402
 import compare_report  # noqa: E402
+import compare_teachers  # noqa: E402
 import compare_variants  # noqa: E402
 import own_terms  # noqa: E402
 from compare_report import cells, summary  # noqa: E402
 from jobs import Job, JobFailed, run_jobs  # noqa: E402
 from machine import machine  # noqa: E402
 from plots import apart  # noqa: E402
+from rich.console import Console  # noqa: E402
 from test_demo import job, order  # noqa: E402
 
 PAIR = ROOT / 'configs/digits/gkd.py'
@@ -210,22 +213,63 @@ def test_a_given_teacher_is_tested_once_for_all_seeds(made, tmp_path, capsys):
     with pytest.raises(SystemExit, match='mine.pth'):
         made('gkd', given=True)
     torch.save({}, tmp_path / 'mine.pth')
-    plan = made('gkd', given=True)
-    assert {name for name, _ in plan.trainings} == {'teacher', 'alone', 'inherit', 'gkd'}
+    torch.save({}, tmp_path / 'another.pth')
+    plan = made('gkd', f'gkd:model.teacher.checkpoint={tmp_path}/another.pth', given=True)
+    other = next(name for name, _ in plan.trainings if name.startswith('gkd:'))
+    assert {name for name, _ in plan.trainings} == {'teacher', 'alone', 'inherit', 'gkd', other}
     test = plan.trainings['teacher', 0]
     assert plan.trainings['teacher', 1] is test is plan.tests['teacher', 0] and plan.all().count(test) == 1
-    assert test.command[3] == str(tmp_path / 'mine.pth') and plan.trainings['gkd', 1].needs == []
-    cfg = Config.fromfile(test.command[2])
+    assert plan.trainings['gkd', 1].needs == [] and not test.trains
+    assert plan.teachers['gkd', 1] == 'teacher' != plan.teachers[other, 1]  # which has no row, and so no gap
+    cfg = compare_teachers.given_teacher(Config.fromfile(test.command[2]))
     assert cfg.model.backbone.base_channels == 32 and cfg.test_dataloader == cfg.val_dataloader
     torch.save(dict(more=1), tmp_path / 'mine.pth')
     assert made('gkd', given=True).identities['teacher', 0] != plan.identities['teacher', 0]
 
 
-def test_a_given_teacher_of_other_classes_teaches_without_a_score(made, tmp_path, capsys):
+def test_what_a_log_knows_of_a_given_teacher_is_not_measured_again(made, tmp_path):
+    give(tmp_path)
     torch.save({}, tmp_path / 'mine.pth')
-    give(tmp_path, overrides=dict(roi_head=dict(bbox_head=dict(num_classes=80))))
-    assert {name for name, _ in made('gkd', given=True).trainings} == {'alone', 'inherit', 'gkd'}
-    assert 'no row of the teacher, and nothing of a gap: test_dataloader: ' in capsys.readouterr().err
+    first = made('gkd', given=True)
+    log = [run_of(*key, 10., identity=first.identities[key], folder='') for key in first.trainings]
+    plan = made('gkd', given=True, log=log)
+    assert len(plan.known) == len(plan.trainings) == 8 and plan.all() == []
+    results = compare_report.collect(plan)
+    console = Console(quiet=True)
+    compare_report.write(results, tmp_path / 'out', console)
+    compare_html.write_html(results, plan, tmp_path / 'out', console)
+    assert (tmp_path / 'out/report.html').read_text().count('<td class=short>teacher</td>') == 2  # result, training
+    with pytest.raises(SystemExit, match="a row 'teacher' of seed 0 that was trained with another config, teacher"):
+        made('gkd', log=log)
+
+
+def test_a_given_teacher_that_cannot_be_scored_is_told(capsys):
+    cfg = pair()
+    assert compare_teachers.given_teacher(cfg) is not None
+    cfg.model.teacher.overrides = dict(roi_head=dict(bbox_head=dict(num_classes=80)))
+    assert compare_teachers.given_teacher(cfg) is None
+    assert 'gets no row: it knows 80 classes, its student 10. It teaches all the same' in capsys.readouterr().err
+    cfg.model.teacher.config = 'mmdet::nowhere/x.py'
+    assert compare_teachers.given_teacher(cfg) is None
+    assert "gets no row: teacher: no config 'mmdet::nowhere/x.py'" in capsys.readouterr().err
+
+
+class Evil:
+    """Pickled, it makes a file wherever it is read."""
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_given_teacher_is_read_without_running_it(made, tmp_path):
+    give(tmp_path)
+    torch.save(dict(state_dict={}, meta=Evil(tmp_path / 'evil')), tmp_path / 'mine.pth')
+    test = made('gkd', given=True).trainings['teacher', 0]
+    done = subprocess.run(test.command, cwd=test.place, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and 'holds more than weights' in done.stderr
+    assert not (tmp_path / 'evil').exists()
 
 
 def test_what_does_not_fit_is_said_before_anything_starts(made):
@@ -410,7 +454,7 @@ def compare_with_given_teacher(folder, trained, capsys):
     compare.main([*command, '--given-teacher'])
     assert 'a teacher is trained' not in capsys.readouterr().err
     rows = {row['name']: row for row in json.loads((folder / 'out/results.json').read_text())}
-    assert set(rows) == {'teacher', 'alone'} and 'teacher-' in rows['teacher']['folder']
+    assert set(rows) == {'teacher', 'alone'}
     assert rows['teacher']['score'] == pytest.approx(trained['teacher']['score'])
     assert not rows['teacher']['curve'] and rows['teacher']['folder'] != trained['teacher']['folder']
     assert rows['alone']['score'] == trained['alone']['score']  # trained once

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
+from mmdet.datasets import VOCDataset
 from mmdet.registry import DATASETS, MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 
-from mmgkd.annotations import categories, object_names
+from mmgkd.annotations import categories, object_names, unknown_names
 from mmgkd.detectors import model_config
 from mmgkd.preflight import InputError, check_testing, check_training
 
@@ -290,19 +291,35 @@ def test_classes_are_those_of_the_annotations(digits, tmp_path):
 
 
 def test_classes_are_those_of_a_voc_data_set_of_ones_own(tmp_path):
-    objects = '<object><name>{}</name></object>'
-    for folder in ('Annotations', 'JPEGImages'):
-        (tmp_path / folder).mkdir()
-    for image, name in enumerate(('cell', 'cell', 'disc')):
-        (tmp_path / f'Annotations/{image}.xml').write_text(f'<annotation>{objects.format(name)}</annotation>')
-    (tmp_path / 'train.txt').write_text('0\n1\n2\n3\n')  # of 3 there are no boxes
-    assert object_names(str(tmp_path / 'train.txt'), str(tmp_path / 'Annotations')) == ['cell', 'disc']
+    (tmp_path / 'Annotations').mkdir()
+    objects = [['dust']] * 251 + [['cell', 'dust'], ['Platelet']]  # sorted, as many a list is
+    for image, names in enumerate(objects):
+        text = ''.join(f'<object><name>{name}</name></object>' for name in names)
+        (tmp_path / f'Annotations/{image}.xml').write_text(f'<annotation>{text}</annotation>')
+    (tmp_path / 'train.txt').write_text(''.join(f'{image}\n' for image in range(len(objects) + 1)))  # the last has none
+    listed, folder = str(tmp_path / 'train.txt'), str(tmp_path / 'Annotations')
+    assert object_names(listed, folder) == ['dust', 'cell', 'Platelet'] and object_names(listed, folder, 2) == ['dust']
+    part = dict(data_root=str(tmp_path), ann_file='train.txt')
+
+    def said(*classes, kind=VOCDataset):
+        return unknown_names(part, kind, classes)
+
+    assert said('cell') is said('dust', 'ring') is None  # the one is in no image that is looked at first
+    assert 'its objects are called dust, cell, Platelet; the data set\'s 2 classes are RBC, WBC' in said('RBC', 'WBC')
+    assert "no object of class 'Platelets', and some called 'Platelet'" in said('cell', 'Platelets')
+    assert "no object of class 'Dust', and some called 'dust'" in said('cell', 'Dust')
+
+    class Renaming(VOCDataset):
+        def _parse_instance_info(self, *args, **kwargs):
+            pass
+
+    assert said('RBC', kind=Renaming) is None  # it may call objects otherwise
     cfg = Config.fromfile(str(ROOT / 'configs/bccd/student.py'))
-    cfg.train_dataloader.dataset.update(data_root=str(tmp_path), ann_file='train.txt')
-    with pytest.raises(InputError, match='train.txt are called cell, disc; the data set\'s 3 classes are RBC, WBC, Pl'):
-        check_training(Config(dict(cfg, val_dataloader=None, val_evaluator=None)))
-    cfg.train_dataloader.dataset.metainfo = dict(classes=('disc', 'ring', 'cell'))
-    check_training(Config(dict(cfg, val_dataloader=None, val_evaluator=None)))
-    (tmp_path / 'Annotations/3.xml').write_text('<annotation>')
-    with pytest.raises(InputError, match='train_dataloader: .*Annotations/3.xml is no XML'):
-        check_training(Config(dict(cfg, val_dataloader=None, val_evaluator=None)))
+    cfg.train_dataloader.dataset.update(part, data_prefix=dict(sub_data_root=''))
+    cfg.val_dataloader = cfg.val_evaluator = None
+    with pytest.raises(InputError, match='train_dataloader: .*train.txt: its objects are called'):
+        cfg.train_dataloader.dataset.metainfo = dict(classes=('RBC', 'WBC', 'ring'))
+        check_training(cfg)
+    (tmp_path / 'Annotations/0.xml').write_text('<annotation>')
+    with pytest.raises(InputError, match='train_dataloader: .*Annotations/0.xml is no XML'):
+        check_training(cfg)

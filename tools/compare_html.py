@@ -14,7 +14,8 @@ from compare_figure import with_curves
 from compare_identity import annotations, content
 from compare_plan import Plan
 from compare_report import COST_NOTE, FILES, grid, note, summary
-from jobs import show
+from compare_variants import ALONE
+from jobs import Job, show
 from machine import commit, device
 from mmengine.config import Config
 from rich.console import Console
@@ -54,14 +55,18 @@ def write_html(results: Sequence[dict], plan: Plan, folder: Path, console: Conso
     console.print(show(page), markup=False, highlight=False, soft_wrap=True)
 
 
+def student_alone(plan: Plan) -> Job:
+    """What every comparison has."""
+    return next(job for (name, _), job in plan.trainings.items() if name == ALONE)
+
+
 class Code(str):
     """Text of a table that is shown as code."""
 
 
 def title(plan: Plan) -> str:
     """Names the folder of the comparison."""
-    first = next(iter(plan.trainings.values()))
-    return f'Comparison: {first.folder.parents[1].name}'
+    return f'Comparison: {student_alone(plan).folder.parents[1].name}'
 
 
 def table(header: Sequence[str], rows) -> str:
@@ -106,7 +111,7 @@ def versions() -> list[tuple[str, str]]:
 
 def data_files(plan: Plan) -> list[tuple[str, str]]:
     """The annotations, with their digests."""
-    cfg = Config.fromfile(str(next(iter(plan.trainings.values())).folder / 'config.py'))
+    cfg = Config.fromfile(str(student_alone(plan).folder / 'config.py'))
     return [(show(path), Code(content(path))) for path in annotations(cfg)]
 
 
@@ -114,12 +119,15 @@ def trainings(plan: Plan) -> list[tuple[str, ...]]:
     """How each was made, and what came out."""
     rows = []
     for (name, seed), job in plan.trainings.items():
+        if not job.trains and rows:  # one test for all seeds
+            continue
         if job.is_done():
             record = job.record()
             whole = '--resume' not in record['command']  # else the time is that of its last run alone
             minutes = f'{record["seconds"] / 60:.1f}' if whole else ''
             rows.append((name, str(seed), minutes, str(record['threads']),
-                         Code(shlex.join(['python', *record['command'][1:]])), Code(content(job.product))))
+                         Code(shlex.join(['python', *record['command'][1:]])),
+                         Code(content(job.product) if job.trains else '')))
         elif (name, seed) in plan.known:
             rows.append((name, str(seed), '', '', f'from the log, commit {plan.known[name, seed]["commit"]}', ''))
     return rows

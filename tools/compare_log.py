@@ -93,8 +93,8 @@ def check_names(log: Sequence[dict], identities: Mapping[tuple[str, int], str]) 
         name, seed = _key(entry)
         if identities.get((name, seed), entry['identity']) != entry['identity']:
             raise SystemExit(f'tools/compare.py: the log has a row {name!r} of seed {seed} that was trained with '
-                             f'another config, other data or another length (commit {entry["commit"]}), and the two '
-                             'would be mixed: give another --log, or move this one away')
+                             f'another config, teacher, other data or another length (commit {entry["commit"]}), and '
+                             'the two would be mixed: give another --log, or move this one away')
 
 
 def thin(lines: Sequence[dict]) -> list[dict]:

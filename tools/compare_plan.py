@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from compare_identity import as_text, identity
 from compare_log import check_names
-from compare_teachers import given_teacher, own_teachers, say_unused
+from compare_teachers import given_teacher, own_teachers, row_of, say_unused
 from compare_variants import ALONE, INHERIT, TEACHER, alone, variants
 from jobs import Job, digest, show
 from machine import ROOT
@@ -34,6 +34,7 @@ class Plan(NamedTuple):
         terms (Jobs): What each method did to its own terms.
         tests (Jobs): What the first seed's detectors find on the test images.
         identities (dict): Of trainings, see :mod:`compare_identity`; those of one identity are one job.
+        teachers (dict): The row of each training's teacher.
         known (dict): What a log has of trainings.
         logged (dict): What the log calls them.
     """
@@ -41,6 +42,7 @@ class Plan(NamedTuple):
     terms: Jobs
     tests: Jobs
     identities: dict[tuple[str, int], str]
+    teachers: dict[tuple[str, int], str]
     known: dict[tuple[str, int], dict]
     logged: dict[tuple[str, int], str]
 
@@ -49,7 +51,8 @@ class Plan(NamedTuple):
         trained = [job for key, job in self.trainings.items() if key not in self.known]
         there = {*trained, *(teacher for job in trained for teacher in job.needs),
                  *(job for job in self.trainings.values() if job.is_done())}
-        measuring = [job for jobs in (self.terms, self.tests) for job in jobs.values() if there.issuperset(job.needs)]
+        measuring = [job for jobs in (self.terms, self.tests) for job in jobs.values()
+                     if job.needs and there.issuperset(job.needs)]
         return list(dict.fromkeys([job for job in self.trainings.values() if job in there] + measuring))
 
 
@@ -77,8 +80,6 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
     for name, cfg in (teachers | configs).items():
         check(name, cfg, teacher_comes=name in whose)
     scored = {TEACHER: test} if TEACHER not in teachers and (test := given_teacher(pair)) else {}
-    if '' in whose:
-        say_unused(pair)
     trainings: Jobs = {}
     identities, jobs = {}, {}
     for some in (scored, teachers, configs):
@@ -90,22 +91,20 @@ def plan(pair: Config, wanted: Sequence[str], seeds: Sequence[int], folder: Path
                 if seed not in seeds:  # that the log is of the same pair is all there is to know
                     continue
                 if key not in jobs:
-                    jobs[key] = (scoring(name, cfg, folder, key) if some is scored else
+                    jobs[key] = (scoring(pair, cfg, folder, key) if some is scored else
                                  training(name, cfg, seed, folder, key, trainings.get(teacher)))
                 trainings[name, seed] = jobs[key]
     check_names(log, identities)
+    if '' in whose:
+        say_unused(pair)
     identities = {key: identities[key] for key in trainings}
+    rows = {key: row_of(key[0], configs[key[0]], pair, whose) if key[0] in configs else TEACHER for key in trainings}
     logged = {entry['identity']: entry for entry in log}
-    known = {key: logged[found] | dict(name=key[0], seed=key[1], teacher=teacher_of(trainings[key]))
+    known = {key: logged[found] | dict(name=key[0], seed=key[1], teacher=rows[key])
              for key, found in identities.items() if found in logged}
     names = {key: logged[identities[key]]['name'] for key in known}
     return Plan(trainings, own_terms(trainings, configs), tests(trainings, scored | configs, seeds[0]), identities,
-                known, names)
-
-
-def teacher_of(job: Job) -> str:
-    """The row of a training's teacher, that of the pair for what has none."""
-    return job.needs[0].kind if job.needs else TEACHER
+                rows, known, names)
 
 
 def seeded(cfg: Config, seed: int) -> Config:
@@ -133,6 +132,11 @@ def check(name: str, cfg: Config, teacher_comes: bool) -> None:
         raise SystemExit(f'tools/compare.py: {name}: {error}') from None
 
 
+def code_of(cfg: Config) -> str:
+    """A digest of the package, if a model is of it; of others' models, nothing."""
+    return sources() if is_distiller(cfg) or 'mmgkd.' in as_text(cfg.model.to_dict()) else ''
+
+
 @functools.lru_cache(None)
 def sources() -> str:
     """A digest of the package."""
@@ -144,8 +148,7 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
     cfg = deepcopy(cfg)
     if teacher:
         cfg.model.teacher.checkpoint = str(teacher.product)
-    of_package = is_distiller(cfg) or 'mmgkd.' in as_text(cfg.model.to_dict())
-    key = digest(known_as, sources() if of_package else '', teacher.digest if teacher else '')
+    key = digest(known_as, code_of(cfg), teacher.digest if teacher else '')
     folder = folder / f'seed{seed}' / f'{re.sub("[^0-9A-Za-z]", "-", name)[:40]}-{key[:8]}'
     folder.mkdir(parents=True, exist_ok=True)
     cfg.work_dir = str(folder)
@@ -159,22 +162,16 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
                needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True, place=Path.cwd())
 
 
-def scoring(name: str, cfg: Config, folder: Path, known_as: str) -> Job:
-    """The job that tests a model that nobody trains here, from its checkpoint; with all seeds the same."""
-    key = digest(known_as, sources())
-    folder = folder / f'{name}-{key[:8]}'
+def scoring(pair: Config, cfg: Config, folder: Path, known_as: str) -> Job:
+    """The job that tests the pair's teacher, from its checkpoint, by this config; with all seeds the same."""
+    key = digest(known_as, code_of(cfg))
+    folder = folder / f'{TEACHER}-{key[:8]}'
     folder.mkdir(parents=True, exist_ok=True)
-    cfg.dump(str(folder / 'config.py'))
-    return testing(name, folder, cfg.load_from, key)
-
-
-def testing(name: str, folder: Path, checkpoint: str, key: str, needs: Sequence[Job] = (),
-            place: Path | None = None) -> Job:
-    """The job that tests the model of ``config.py`` in a folder, and writes down what it finds."""
-    command = [sys.executable, tool('test.py'), str(folder / 'config.py'), checkpoint,
-               '--work-dir', str(folder / 'test'), '--out', str(folder / 'test' / 'predictions.pkl')]
-    return Job(f'{name}, test', 'test', folder / 'test', command, folder / 'test' / 'predictions.pkl',
-               digest(key, 'test'), needs=list(needs), guess=15., place=place or Path.cwd())
+    pair.dump(str(folder / 'config.py'))
+    out = folder / 'test'
+    command = [sys.executable, tool('score_teacher.py'), str(folder / 'config.py'), '--out', str(out)]
+    return Job(f'{TEACHER}, test', 'test', out, command, out / 'predictions.pkl', digest(key, 'test'),
+               guess=15., place=Path.cwd())
 
 
 def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
@@ -185,8 +182,14 @@ def tests(trainings: Jobs, configs: dict[str, Config], seed: int) -> Jobs:
     for (name, its_seed), job in trainings.items():
         if its_seed != seed or name in configs and not same(configs[name], configs[ALONE], 'test_dataloader'):
             continue
-        found[name, seed] = job if not job.steps else testing(
-            job.name, job.folder, str(job.product), job.digest, [job], job.place)
+        if not job.trains:
+            found[name, seed] = job
+            continue
+        folder = job.folder / 'test'
+        command = [sys.executable, tool('test.py'), str(job.folder / 'config.py'), str(job.product),
+                   '--work-dir', str(folder), '--out', str(folder / 'predictions.pkl')]
+        found[name, seed] = Job(f'{job.name}, test', 'test', folder, command, folder / 'predictions.pkl',
+                                digest(job.digest, 'test'), needs=[job], guess=15., place=job.place)
     return one_each(found)
 
 

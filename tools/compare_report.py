@@ -10,8 +10,7 @@ from pathlib import Path
 
 from compare_figure import draw
 from compare_log import finite_only, thin
-from compare_plan import Plan, teacher_of
-from compare_teachers import tested
+from compare_plan import Plan
 from compare_variants import ALONE, TEACHER
 from jobs import Job, show
 from rich.console import Console
@@ -41,7 +40,8 @@ def collect(plan: Plan) -> list[dict]:
     results = []
     for key, job in plan.trainings.items():
         known = plan.known.get(key)
-        found = measure(*key, job, plan.terms.get(key)) | dict(identity=plan.identities[key]) if job.is_done() else None
+        found = job.is_done() and measure(*key, job, plan.terms.get(key)) | dict(
+            identity=plan.identities[key], teacher=plan.teachers[key])
         if known and found and known['digest'] == job.digest:
             found = known | dict(terms=found['terms'] or known['terms'])
         if found or known:
@@ -67,28 +67,23 @@ def doubts(plan: Plan) -> list[str]:
 
 
 def measure(name: str, seed: int, job: Job, terms: Job | None = None) -> dict:
-    """What a training, or the test of a given teacher, left in its folder: an entry of a log, but for its identity."""
-    lines = read_scalars(job.folder)
+    """What a training, or the test of a given teacher, left: an entry of a log, but for identity and teacher."""
+    lines = read_scalars(job.folder) if job.trains else [
+        dict(json.loads((job.folder / 'scores.json').read_text()), step=0)]
     trained = [line for line in lines if 'loss' in line]
-    key, curve, score = scores(job, lines)
-    return dict(name=name, seed=seed, metric=METRICS[key][0], score=score, curve=curve,
-                teacher=teacher_of(job), taught_by=score_of(job.needs[0]) if job.needs else None, digest=job.digest,
-                terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
-                seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
-                finite=all(math.isfinite(line['loss']) for line in trained), scalars=thin(lines),
-                peak=job.record().get('peak', 0.) if job.steps else 0., commit=job.record().get('commit', ''),
-                machine=job.record().get('machine') if job.steps else None, folder=str(job.folder))
-
-
-def scores(job: Job, lines: Sequence[dict]) -> tuple[str, dict[int, float], float]:
-    """MMEngine's name of the metric, its values by epoch and the last one, in percent."""
-    lines = lines if job.steps else [dict(tested(job.folder), step=0)]
     found = {line['step']: (key, line[key]) for line in lines for key in METRICS if key in line}
     key = next((key for key, _ in found.values()), 'coco/bbox_mAP')  # which is silent where nothing was found
     curve = {step: max(0., value) * METRICS[key][1] for step, (_, value) in found.items()}
-    if not job.steps:
-        return key, {}, curve.get(0, 0.)
-    return key, curve, curve.get(int(job.product.stem.rpartition('_')[2]), 0.)
+    last = int(job.product.stem.rpartition('_')[2]) if job.trains else 0
+    record = job.record() if job.trains else job.record() | dict(peak=0., machine=None)  # a test is no training
+    return dict(name=name, seed=seed, metric=METRICS[key][0], score=curve.get(last, 0.),
+                curve=curve if job.trains else {},
+                taught_by=score_of(job.needs[0]) if job.needs else None, digest=job.digest,
+                terms=json.loads(terms.product.read_text()) if terms and terms.is_done() else {},
+                seconds=statistics.median([line['time'] for line in trained] or [math.nan]),
+                finite=all(math.isfinite(line['loss']) for line in trained), scalars=thin(lines),
+                peak=record.get('peak', 0.), commit=record.get('commit', ''), machine=record.get('machine'),
+                folder=str(job.folder))
 
 
 def score_of(teacher: Job) -> float | None:

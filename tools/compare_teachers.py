@@ -1,17 +1,15 @@
 """The teachers of a comparison: those that are trained first, or the one that a pair gives, which is scored."""
 from __future__ import annotations
 
-import json
 import os
 import sys
 from copy import deepcopy
-from pathlib import Path
 
 from compare_variants import TEACHER, alone
 from mmengine.config import Config
 
 from mmgkd.detectors import model_config
-from mmgkd.preflight import InputError, check_testing, is_distiller
+from mmgkd.preflight import class_counts, is_distiller
 
 
 def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Config], dict[str, str]]:
@@ -35,25 +33,44 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
     return teachers, whose
 
 
+def row_of(name: str, cfg: Config, pair: Config, whose: dict[str, str]) -> str:
+    """The row of a training's teacher; the pair's of what has none, and a name of no row for one that has no score."""
+    told = cfg.model.get('teacher', {}) if is_distiller(cfg) else {}
+    if name in whose:
+        return whose[name]
+    return TEACHER if told.get('checkpoint') in (None, pair.model.teacher.get('checkpoint')) else f'{TEACHER} of {name}'
+
+
 def given_teacher(pair: Config) -> Config | None:
     """The test of a pair's teacher, from the checkpoint it gives, on the images that its students are validated on.
 
-    None of a teacher of random weights, and of one that cannot be scored there, of other classes, say, which is told.
+    None of a teacher of random weights, and of one that cannot be scored there, which is told.
     """
-    teacher = pair.model.teacher
-    if teacher.get('checkpoint') is None:
+    if pair.model.teacher.get('checkpoint') is None:
         return None
-    cfg = alone(pair)
+    try:
+        cfg = scored_teacher(pair)
+    except Exception as error:  # of whatever kind; who trains with it is told as well
+        return print(f'tools/compare.py: the teacher gets no row: {error}', file=sys.stderr)
+    known, asked = ({count for _, count in class_counts(model)} for model in (cfg.model, alone(pair).model))
+    if known != asked:
+        return print(f'tools/compare.py: the teacher gets no row: it knows {_some(known)} classes, its student '
+                     f'{_some(asked)}. It teaches all the same', file=sys.stderr)
+    return cfg
+
+
+def scored_teacher(pair: Config) -> Config:
+    """The pair's student's config with the teacher as the model, and the validation as the test."""
+    cfg, teacher = alone(pair), pair.model.teacher
     cfg.model = model_config(teacher.config, teacher.get('overrides'), role='teacher')
     cfg.load_from = teacher.checkpoint
     cfg.test_dataloader, cfg.test_evaluator = (deepcopy(cfg.get(f'val_{part}')) for part in ('dataloader', 'evaluator'))
     cfg.test_cfg = cfg.get('test_cfg') or dict(type='TestLoop')
-    try:
-        check_testing(cfg)
-    except InputError as error:
-        print(f'tools/compare.py: no row of the teacher, and nothing of a gap: {error}', file=sys.stderr)
-        return None
     return cfg
+
+
+def _some(counts: set[int]) -> str:
+    return ' and '.join(map(str, sorted(counts))) or 'no'
 
 
 def say_unused(pair: Config) -> None:
@@ -62,9 +79,3 @@ def say_unused(pair: Config) -> None:
     if '://' in checkpoint or os.path.isfile(checkpoint):
         print(f'tools/compare.py: a teacher is trained with each seed, by {pair.model.teacher.config}; to teach with '
               f'{checkpoint}, which the pair names, give --given-teacher', file=sys.stderr)
-
-
-def tested(folder: Path) -> dict[str, float]:
-    """What MMEngine measured in the last test that left its numbers in a folder; nothing if none did."""
-    files = sorted(folder.glob('*/*.json'))
-    return json.loads(files[-1].read_text()) if files else {}

@@ -65,6 +65,10 @@ class Job:
     def log(self) -> Path:
         return self.folder / LOG
 
+    @property
+    def trains(self) -> bool:
+        return self.steps > 0
+
     def record(self) -> dict:
         """What ``done.json`` says, or nothing."""
         try:
