@@ -540,7 +540,7 @@ def test_the_score_is_that_of_the_last_epoch(tmp_path):
     folder.mkdir(parents=True)
     lines = [dict(step=1, loss=1., time=1.), {'step': 1, 'coco/bbox_mAP': .3}, {'step': 2, 'coco/bbox_mAP': -1.}]
     (folder / 'scalars.json').write_text('\n'.join(map(json.dumps, lines)))
-    done = Job('x', 'x', tmp_path, [], tmp_path / 'epoch_3.pth', '')
+    done = Job('x', 'x', tmp_path, [], tmp_path / 'epoch_3.pth', '', steps=3)
     measured = compare_report.measure('x', 0, done)
     assert measured['score'] == 0 and measured['curve'] == {1: 30., 2: 0.} and measured['metric'] == 'mAP'
 
