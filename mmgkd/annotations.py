@@ -16,7 +16,7 @@ __all__ = ['categories', 'object_names', 'unknown_names']
 LOOKED_AT = 200
 """Annotation files of VOC's layout, one of each image: they list no categories, and all are read only to be sure."""
 ALIKE = .9
-"""Names that differ by less are taken for one, misspelt."""
+"""By difflib's ratio: a name that is so like another is taken for it, misspelt."""
 
 LONGEST = 2 ** 20
 """Of a list of categories, in bytes; LVIS' 1203 with their definitions take half of it."""
@@ -61,10 +61,10 @@ def _misfit(found: Sequence[str], classes: Sequence[str]) -> str | None:
     others = [name for name in found if name not in classes]
     if found and len(others) == len(found):
         return f'its objects are called {_few(found)}; the data set\'s {len(classes)} classes are {_few(classes)}'
-    for name in classes:
+    for name in (name for name in classes if name not in found):
         alike = [other for other in others if other.casefold() == name.casefold()] or difflib.get_close_matches(
             name, others, 1, ALIKE)
-        if alike and name not in found:
+        if alike:
             return f'it has no object of class {name!r}, and some called {alike[0]!r}'
     return None
 

@@ -35,10 +35,10 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
 
 def row_of(name: str, cfg: Config, pair: Config, whose: dict[str, str]) -> str:
     """The row of a training's teacher; the pair's of what has none, and a name of no row for one that has no score."""
-    told = cfg.model.get('teacher', {}) if is_distiller(cfg) else {}
     if name in whose:
         return whose[name]
-    return TEACHER if told.get('checkpoint') in (None, pair.model.teacher.get('checkpoint')) else f'{TEACHER} of {name}'
+    checkpoint = cfg.model.teacher.get('checkpoint') if is_distiller(cfg) else None
+    return TEACHER if checkpoint in (None, pair.model.teacher.get('checkpoint')) else f'{TEACHER} of {name}'
 
 
 def given_teacher(pair: Config) -> Config | None:
@@ -50,13 +50,14 @@ def given_teacher(pair: Config) -> Config | None:
         return None
     try:
         cfg = scored_teacher(pair)
+        known, asked = ({count for _, count in class_counts(model)} for model in (cfg.model, alone(pair).model))
+        if known == asked:
+            return cfg
+        why = f'it knows {_some(known)} classes, its student {_some(asked)}. It teaches all the same'
     except Exception as error:  # of whatever kind; who trains with it is told as well
-        return print(f'tools/compare.py: the teacher gets no row: {error}', file=sys.stderr)
-    known, asked = ({count for _, count in class_counts(model)} for model in (cfg.model, alone(pair).model))
-    if known != asked:
-        return print(f'tools/compare.py: the teacher gets no row: it knows {_some(known)} classes, its student '
-                     f'{_some(asked)}. It teaches all the same', file=sys.stderr)
-    return cfg
+        why = error
+    print(f'tools/compare.py: the teacher gets no row: {why}', file=sys.stderr)
+    return None
 
 
 def scored_teacher(pair: Config) -> Config:

@@ -30,7 +30,7 @@ def main() -> None:
     runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=str(args.out / 'predictions.pkl')))
     try:
         load_fitting(runner.model, Teacher(**pair.model.teacher).weights(), pair.model.teacher.checkpoint)
-    except (InputError, ValueError) as error:
+    except (InputError, FileNotFoundError, ValueError) as error:
         raise SystemExit(f'tools/score_teacher.py: {error}') from None
     scores = {name: value for name, value in runner.test().items() if isinstance(value, (int, float))}
     (args.out / 'scores.json').write_text(json.dumps(scores))
