@@ -13,7 +13,7 @@ from mmengine.utils import digit_version
 
 from . import unpickling
 
-__all__ = ['fetch', 'load_weights', 'local_rank', 'told']
+__all__ = ['class_names', 'fetch', 'load_weights', 'local_rank', 'told']
 
 TAKES_STAND_INS = digit_version(torch.__version__) >= digit_version('2.6')
 """Whether torch's own safe reading can be told what stands in for a name."""
@@ -32,19 +32,7 @@ def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Ten
         FileNotFoundError: There is no such file, or the URL cannot be had.
         ValueError: The file needs pickle, or holds no weights.
     """
-    local = fetch(path)
-    try:
-        if weights_only:
-            checkpoint = _read_safely(local)
-        else:
-            checkpoint = torch.load(local, map_location='cpu', weights_only=False)
-    except Exception as error:  # whatever a file that is no checkpoint may lead to
-        if found := isinstance(error, UnpicklingError) and re.search(NAMED, str(error)):
-            raise ValueError(f'checkpoint {path!r} holds more than weights ({found[1]}) and was not read: pickled '
-                             'objects can run any code. If you trust its source, say so by weights_only=False beside '
-                             'checkpoint=') from error
-        raise ValueError(f'checkpoint {path!r} cannot be read ({type(error).__name__}: {str(error)[:200]}): is it '
-                         'complete, and a PyTorch file?') from error
+    checkpoint = _content(path, weights_only)
     if isinstance(checkpoint, dict):
         for key in ('state_dict', 'model'):
             if isinstance(checkpoint.get(key), dict):
@@ -56,6 +44,35 @@ def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Ten
     if not weights:
         raise ValueError(f'checkpoint {path!r} holds no weights (expected a dict with state_dict)')
     return weights
+
+
+def class_names(path: str, *, weights_only: bool = True) -> list[str]:
+    """The names of the classes that a detector was trained on, in its order; none where the checkpoint has them not.
+
+    Args:
+        path (str): A file or a URL.
+        weights_only (bool): As of :func:`load_weights`, which raises the same.
+    """
+    meta = _content(path, weights_only)
+    for key in ('meta', 'dataset_meta'):
+        meta = meta.get(key, meta) if isinstance(meta, dict) else {}
+    names = next((meta[key] for key in ('thing_classes', 'classes', 'CLASSES') if key in meta), ())
+    return [str(name) for name in names] if isinstance(names, (list, tuple)) else []
+
+
+def _content(path: str, weights_only: bool):
+    local = fetch(path)
+    try:
+        if weights_only:
+            return _read_safely(local)
+        return torch.load(local, map_location='cpu', weights_only=False)
+    except Exception as error:  # whatever a file that is no checkpoint may lead to
+        if found := isinstance(error, UnpicklingError) and re.search(NAMED, str(error)):
+            raise ValueError(f'checkpoint {path!r} holds more than weights ({found[1]}) and was not read: pickled '
+                             'objects can run any code. If you trust its source, say so by weights_only=False beside '
+                             'checkpoint=') from error
+        raise ValueError(f'checkpoint {path!r} cannot be read ({type(error).__name__}: {str(error)[:200]}): is it '
+                         'complete, and a PyTorch file?') from error
 
 
 def _read_safely(local: str):

@@ -6,21 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
-from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 
 from .annotations import unknown_names
 from .checkpoint import fetch, local_rank
+from .classes import class_counts, dataset_classes, other_order
+from .config_parts import called, innermost, is_distiller
 from .detectors import model_config, read_source
 from .losses.building import build_losses
 from .pretrained import backbone_addresses
+from .readings import needed_readings
 from .student import parse_inherit
 from .teacher import Teacher
 
-__all__ = [
-    'InputError', 'called', 'check_distiller', 'check_testing', 'check_training', 'class_counts', 'innermost',
-    'is_classifier', 'is_distiller', 'read_config',
-]
+__all__ = ['InputError', 'check_distiller', 'check_testing', 'check_training', 'is_classifier', 'read_config']
 
 
 class InputError(Exception):
@@ -59,6 +58,7 @@ def check_training(cfg: Config) -> None:
     _check_metric(cfg, 'val_evaluator')
     if is_distiller(cfg) and cfg.model.teacher.get('checkpoint') is not None:
         _check_checkpoint(cfg.model.teacher.checkpoint, 'teacher')
+        _check_order(cfg)
     if cfg.get('load_from'):
         _check_start(cfg.load_from, 'load_from')
         if is_distiller(cfg) and cfg.model.get('inherit') and not cfg.get('resume'):
@@ -81,28 +81,6 @@ def check_testing(cfg: Config) -> None:
     _check_data(cfg.test_dataloader.dataset, 'test_dataloader', _student(cfg))
     _check_metric(cfg, 'test_evaluator')
     _check_start(cfg.load_from, 'checkpoint')
-
-
-def innermost(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The data sets inside wrappers such as RepeatDataset and ConcatDataset."""
-    if 'dataset' in dataset:
-        yield from innermost(dataset.dataset)
-    elif 'datasets' in dataset:
-        for part in dataset.datasets:
-            yield from innermost(part)
-    else:
-        yield dataset
-
-
-def called(part: object) -> str:
-    """The name of a part's type, which pure Python configs give as a class; of what has none, nothing."""
-    kind = part.get('type', '') if isinstance(part, dict) else ''
-    return getattr(kind, '__name__', str(kind))
-
-
-def is_distiller(cfg: Config) -> bool:
-    """Whether the model is a :class:`Distiller`, by this name or by that of the scope, ``mmgkd.Distiller``."""
-    return called(cfg.get('model')).rpartition('.')[2] == 'Distiller'
 
 
 def is_classifier(cfg: Config) -> bool:
@@ -172,6 +150,21 @@ def _check_checkpoint(path: str, role: str) -> None:
         raise InputError(f'{role}: {error}') from error
 
 
+def _check_order(cfg: Config) -> None:
+    """A head that is inherited, and predictions that are distilled, mean the teacher's classes in its order."""
+    needs = set(needed_readings(build_losses(cfg.model.distill_losses).values())) - {'proposals'}
+    if 'head' not in parse_inherit(cfg.model.get('inherit')) and not needs:
+        return
+    try:
+        said = other_order(cfg)
+    except ValueError as error:
+        raise InputError(f'teacher: {error}') from error
+    if said:
+        raise InputError(f'teacher: {said}. Its head would be inherited, or its predictions distilled, for the wrong '
+                         'ones: name them in its order in the data sets of all loaders, '
+                         'metainfo=dict(classes=(...)), or do without both')
+
+
 def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
     open_vocabulary = 'language_model' in student  # num_classes then counts the tokens of a text
     for part in innermost(dataset):
@@ -191,7 +184,7 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
                 DATASETS.build(dict(part, lazy_init=True)).check_files()
             except Exception as error:
                 raise InputError(f'{loader}: {error}') from error
-        classes = _classes(kind, part.get('metainfo'))
+        classes = dataset_classes(kind, part.get('metainfo'))
         try:
             misnamed = unknown_names(part, kind, classes)
         except ValueError as error:
@@ -204,14 +197,6 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
                 raise InputError(f'{loader}: {called(part)} has {len(classes)} classes ({", ".join(classes[:3])}, '
                                  f'...), but the model\'s {where}.num_classes is {count}: make them equal, by '
                                  'num_classes or by metainfo=dict(classes=(...)) in the data sets of all loaders')
-
-
-def _classes(dataset: type | None, metainfo: dict | None) -> Sequence[str]:
-    """Those that a config gives, in a file too, or else the data set's own."""
-    names = ('thing_classes', 'classes')
-    given = BaseDataset._load_metainfo({name: metainfo[name] for name in names if name in (metainfo or {})})
-    known = {**getattr(dataset, 'METAINFO', {}), **given}
-    return known.get('thing_classes') or known.get('classes') or ()
 
 
 def _check_metric(cfg: Config, name: str) -> None:
@@ -227,17 +212,3 @@ def _metrics(evaluator: ConfigDict | Sequence) -> Iterator[ConfigDict]:
     for metric in [evaluator] if isinstance(evaluator, dict) else evaluator:
         yield metric
         yield from _metrics(metric.get('metrics') or ())
-
-
-def class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:
-    """The ``num_classes`` of a classifier's head or a detector's box heads.
-
-    A detector's other heads may know other classes, stuff or objects alone.
-    """
-    for key in ('head', 'roi_head', 'bbox_head'):
-        heads = model.get(key) or ()
-        for i, head in enumerate([heads] if isinstance(heads, dict) else heads):
-            name = f'{where}.{key}' if isinstance(heads, dict) else f'{where}.{key}[{i}]'
-            if 'num_classes' in head:
-                yield name, head['num_classes']
-            yield from class_counts(head, name)

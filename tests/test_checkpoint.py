@@ -13,7 +13,7 @@ import torch
 from conftest import build, distiller, distiller_config, tiny
 
 from mmgkd import checkpoint
-from mmgkd.checkpoint import fetch, load_weights, local_rank
+from mmgkd.checkpoint import class_names, fetch, load_weights, local_rank
 
 WEIGHTS = {'backbone.conv1.weight': torch.arange(6.).view(2, 3), 'neck.bias': torch.ones(2)}
 
@@ -55,6 +55,7 @@ LAYOUTS = {
 def test_layouts(save, layout, old_format, reader):
     path = save(LAYOUTS[layout], _use_new_zipfile_serialization=not old_format)
     assert equal(load_weights(path, weights_only=False), WEIGHTS)
+    assert class_names(path, weights_only=False) == (['a', 'b'] if layout == 'mmdet2' else [])
     if (layout, old_format, reader) == ('numpy_meta', True, 'older torch'):  # only ever in files newer than that
         with pytest.raises(ValueError, match='holds more than weights .*multiarray'):
             load_weights(path)

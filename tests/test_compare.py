@@ -243,8 +243,13 @@ def test_what_a_log_knows_of_a_given_teacher_is_not_measured_again(made, tmp_pat
         made('gkd', log=log)
 
 
-def test_a_given_teacher_that_cannot_be_scored_is_told(capsys):
+def test_a_given_teacher_that_cannot_be_scored_is_told(tmp_path, capsys):
     cfg = pair()
+    cfg.model.teacher.checkpoint = str(tmp_path / 'mine.pth')
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=tuple('0123456798')))), tmp_path / 'mine.pth')
+    assert compare_teachers.given_teacher(cfg) is None
+    assert "classes in another order, '8' as number 10 of 10 instead of 9. It teaches" in capsys.readouterr().err
+    torch.save({}, tmp_path / 'mine.pth')
     assert compare_teachers.given_teacher(cfg) is not None
     cfg.model.teacher.overrides = dict(roi_head=dict(bbox_head=dict(num_classes=80)))
     assert compare_teachers.given_teacher(cfg) is None
@@ -265,8 +270,11 @@ class Evil:
 
 def test_a_given_teacher_is_read_without_running_it(made, tmp_path):
     give(tmp_path)
-    torch.save(dict(state_dict={}, meta=Evil(tmp_path / 'evil')), tmp_path / 'mine.pth')
+    torch.save({}, tmp_path / 'mine.pth')
     test = made('gkd', given=True).trainings['teacher', 0]
+    torch.save(dict(state_dict={}, meta=Evil(tmp_path / 'evil')), tmp_path / 'mine.pth')
+    with pytest.raises(SystemExit, match='holds more than weights'):
+        made('gkd', given=True)
     done = subprocess.run(test.command, cwd=test.place, capture_output=True, text=True, check=False)
     assert done.returncode == 1 and 'holds more than weights' in done.stderr
     assert not (tmp_path / 'evil').exists()

@@ -198,6 +198,35 @@ def test_what_is_inherited_is_not_overwritten(digits, tmp_path):
     check_training(cfg)
 
 
+def test_a_teacher_with_the_classes_in_another_order_is_refused_where_that_matters(digits, tmp_path):
+    cfg, path = student_config(digits), tmp_path / 'epoch_1.pth'
+    cfg.model = dict(type='Distiller', student=cfg.model, inherit='neck+head', distill_losses=dict(
+        gkd=dict(type='ChannelGraphLoss')), teacher=dict(
+            config=str(ROOT / 'configs/digits/teacher.py'), checkpoint=str(path)))
+
+    def save(names, key='classes'):
+        torch.save(dict(meta=dict(dataset_meta={key: names}), state_dict=dict(a=torch.zeros(1))), path)
+
+    save(tuple('1023456789'), 'CLASSES')  # as mmdet 3.0 wrote them
+    with pytest.raises(InputError, match="epoch_1.pth' has the student's classes in another order, '0' as number 2 of "
+                                         '10 instead of 1. Its head would be inherited'):
+        check_training(cfg)
+    cfg.model.inherit = 'neck'
+    check_training(cfg)
+    cfg.model.distill_losses = dict(kd=dict(type='KLLoss'))
+    with pytest.raises(InputError, match='its predictions distilled, for the wrong ones'):
+        check_training(cfg)
+    cfg.train_dataloader.dataset.metainfo = cfg.val_dataloader.dataset.metainfo = dict(classes=tuple('1023456789'))
+    check_training(cfg)  # the same order
+    cfg.model.inherit = 'neck+head'
+    for names in (tuple('abcdefghij'), tuple('0123'), None, 1):  # others, fewer, unknown
+        save(names)
+        check_training(cfg)
+    path.write_bytes(b'x')
+    with pytest.raises(InputError, match='teacher: checkpoint .* cannot be read'):
+        check_training(cfg)
+
+
 def test_a_gradient_rule_needs_its_hook(digits, tmp_path):
     cfg = student_config(digits)
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'teacher.pth')

@@ -38,7 +38,7 @@ from benchmark_peer import peer  # noqa: E402
 from compare_variants import with_method  # noqa: E402
 from machine import peak_memory  # noqa: E402
 
-from mmgkd.preflight import is_distiller  # noqa: E402
+from mmgkd.config_parts import is_distiller  # noqa: E402
 
 AT_ONCE = dict.fromkeys(('MALLOC_MMAP_THRESHOLD_', 'MALLOC_TRIM_THRESHOLD_'), str(2 ** 17))
 """Lets the C library give memory back when it is freed: what is resident is then what is used, within 0.1 %."""

@@ -11,8 +11,8 @@ from jobs import digest
 from machine import ROOT
 from mmengine.config import Config
 
+from mmgkd.config_parts import innermost, is_distiller
 from mmgkd.detectors import model_config
-from mmgkd.preflight import innermost, is_distiller
 
 WEIGHTS = ('.pth', '.pt', '.pkl')
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')

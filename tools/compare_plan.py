@@ -20,7 +20,8 @@ from jobs import Job, digest, show
 from machine import ROOT
 from mmengine.config import Config
 
-from mmgkd.preflight import InputError, called, check_distiller, check_training, is_classifier, is_distiller
+from mmgkd.config_parts import called, is_distiller
+from mmgkd.preflight import InputError, check_distiller, check_training, is_classifier
 
 EVALUATORS = ('CocoMetric', 'VOCMetric', 'Accuracy')  # what gives compare_report.METRICS
 Jobs = dict[tuple[str, int], Job]  # by name and seed

@@ -8,8 +8,9 @@ from copy import deepcopy
 from compare_variants import TEACHER, alone
 from mmengine.config import Config
 
+from mmgkd.classes import class_counts, other_order
+from mmgkd.config_parts import is_distiller
 from mmgkd.detectors import model_config
-from mmgkd.preflight import class_counts, is_distiller
 
 
 def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Config], dict[str, str]]:
@@ -51,9 +52,10 @@ def given_teacher(pair: Config) -> Config | None:
     try:
         cfg = scored_teacher(pair)
         known, asked = ({count for _, count in class_counts(model)} for model in (cfg.model, alone(pair).model))
-        if known == asked:
+        why = (f'it knows {_some(known)} classes, its student {_some(asked)}' if known != asked else other_order(pair))
+        if not why:
             return cfg
-        why = f'it knows {_some(known)} classes, its student {_some(asked)}. It teaches all the same'
+        why = f'{why}. It teaches all the same'
     except Exception as error:  # of whatever kind; who trains with it is told as well
         why = error
     print(f'tools/compare.py: the teacher gets no row: {why}', file=sys.stderr)

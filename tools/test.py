@@ -14,7 +14,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmgkd.preflight import InputError, called, check_testing, innermost, is_classifier, read_config
+from mmgkd.config_parts import called, innermost
+from mmgkd.preflight import InputError, check_testing, is_classifier, read_config
 
 
 def parse_args() -> argparse.Namespace:
