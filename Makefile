@@ -21,7 +21,7 @@ help:  ## say what there is
 	@echo '  PYTHON=python3.11   the Python to make the environment with (3.10 to 3.12); default python3'
 	@echo '  VENV=.venv          where the environment lies'
 	@echo '  SEEDS=3  QUICK=1    make demo, make methods: number of seeds; make demo: a shortened run'
-	@echo "  ARGS='-k graph'     passed on to pytest, ruff or the demo"
+	@echo "  ARGS='-k graph'     passed on to pytest, ruff or the demo ('-n 0': the tests one after another)"
 	@echo
 	@echo "Where packages come from is pip's own matter: pip.conf, PIP_INDEX_URL and PIP_EXTRA_INDEX_URL hold as always."
 	@echo 'On Linux a plain index serves torch with CUDA, several gigabytes; an index of CPU builds spares them.'
@@ -37,8 +37,8 @@ methods: setup  ## train a student with every method, briefly, and compare them
 	$(python) tools/compare.py configs/digits_cls/gkd.py --seeds $(or $(SEEDS),3) $(ARGS)
 	$(python) tools/compare.py configs/digits/gkd.py --seeds $(or $(SEEDS),1) --epochs 3 $(ARGS)
 
-test: setup  ## run the tests
-	$(python) -m pytest $(ARGS)
+test: setup  ## run the tests, on all cores
+	$(python) -m pytest -n logical --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: setup  ## check the code with ruff
 	$(python) -m ruff check . $(ARGS)

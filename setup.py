@@ -82,7 +82,7 @@ setup(
         'onedl': ['onedl-mmengine>=0.10.12', 'onedl-mmcv>=2.3.6', 'onedl-mmdetection>=3.5.1'],
         'openmmlab': ['mmengine>=0.10.6', 'mmcv>=2.0.0,<2.2.0', 'mmdet>=3.0.0,<3.4', 'setuptools<82'],
         'demo': ['scikit-learn', 'scipy', 'matplotlib'],
-        'test': ['pytest', 'scipy', 'scikit-learn', 'ruff', 'setuptools>=64', 'wheel'],
+        'test': ['pytest', 'pytest-xdist', 'scipy', 'scikit-learn', 'ruff', 'setuptools>=64', 'wheel'],
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False)

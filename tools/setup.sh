@@ -188,7 +188,7 @@ print(max(1, min(os.cpu_count(), psutil.virtual_memory().available // 2**31)))
 PY
 }
 
-package_stamp() { key package "$PWD" "$(cat setup.py mmgkd/version.py)"; installed mmgkd pytest ruff scikit-learn; }
+package_stamp() { key package "$PWD" "$(cat setup.py mmgkd/version.py)"; installed mmgkd pytest pytest-xdist ruff scikit-learn; }
 install_package() {
     pip_install --no-build-isolation -e '.[demo,test]'
     "$venv_python" -c 'from mmgkd.installation import installed; print(installed())'  # importing mmgkd checks it
