@@ -189,7 +189,7 @@ def test_the_plan(made):
 
 def test_another_teacher_is_trained_beside_the_pairs(made, tmp_path):
     (tmp_path / 'wide.py').write_text("_base_ = './teacher.py'\nmodel = dict(backbone=dict(base_channels=64))")
-    (tmp_path / 'mine.pth').write_bytes(b'')
+    torch.save({}, tmp_path / 'mine.pth')
     plan = made(f'gkd:model.teacher.config={tmp_path}/wide.py', f'gkd:model.teacher.checkpoint={tmp_path}/mine.pth')
     names = {name for name, _ in plan.trainings}
     wide = next(name for name in names if name.startswith('gkd:config='))

@@ -3,6 +3,7 @@ import pytest
 import torch
 from conftest import build, distiller, neck, raw_batch, teacher_file, tiny
 from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmengine.logging import MessageHub
 
 from mmgkd.preprocessing import Renormalize
 
@@ -93,6 +94,7 @@ def test_a_batch_that_the_student_resizes_reaches_the_teacher_resized():
     student['data_preprocessor'] = dict(
         type='DetDataPreprocessor', pad_size_divisor=32, batch_augments=[resize], **RAW)
     model = distiller(student, dict(config=tiny()))
+    MessageHub.get_current_instance().update_info('iter', 0)  # as a runner does: the augment counts by it
     process(model.data_preprocessor, (64, 64), (32, 32))  # draws the next size
     inputs, samples = process(model.data_preprocessor, (64, 64), (32, 32))
     assert inputs.shape[2:] == (128, 128)
