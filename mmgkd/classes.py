@@ -4,13 +4,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mmdet.registry import DATASETS
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
 
 from .checkpoint import class_names, local_rank
 from .config_parts import innermost
 
-__all__ = ['class_counts', 'dataset_classes', 'other_order']
+__all__ = ['class_counts', 'dataset_classes', 'dataset_type', 'other_order']
 
 
 def class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]:
@@ -25,6 +25,11 @@ def class_counts(model: dict, where: str = 'model') -> Iterator[tuple[str, int]]
             if 'num_classes' in head:
                 yield name, head['num_classes']
             yield from class_counts(head, name)
+
+
+def dataset_type(dataset: ConfigDict) -> type | None:
+    """The class of a data set, which a config names or, in pure Python, gives."""
+    return dataset.type if isinstance(dataset.type, type) else DATASETS.get(dataset.type)
 
 
 def dataset_classes(kind: type | None, metainfo: dict | None) -> Sequence[str]:
@@ -49,8 +54,7 @@ def other_order(cfg: Config) -> str | None:
     teacher = cfg.model.teacher
     theirs = class_names(teacher.checkpoint, weights_only=teacher.get('weights_only', True))
     for part in innermost(cfg.train_dataloader.dataset):
-        kind = part.type if isinstance(part.type, type) else DATASETS.get(part.type)
-        ours = dataset_classes(kind, part.get('metainfo'))
+        ours = dataset_classes(dataset_type(part), part.get('metainfo'))
         for place, name in enumerate(ours, 1):
             if len(theirs) == len(ours) and theirs[place - 1] != name and name in theirs:
                 return (f'{teacher.checkpoint!r} has the student\'s classes in another order, {name!r} as number '

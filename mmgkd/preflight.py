@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 
 from .annotations import unknown_names
 from .checkpoint import fetch, local_rank
-from .classes import class_counts, dataset_classes, other_order
+from .classes import class_counts, dataset_classes, dataset_type, other_order
 from .config_parts import called, innermost, is_distiller
 from .detectors import model_config, read_source
 from .losses.building import build_losses
@@ -178,7 +178,7 @@ def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:
             if path and '://' not in path and not part.get('backend_args') and not os.path.exists(path):
                 raise InputError(f'{loader}: no {path!r} ({name} of {called(part)}, looked in {os.getcwd()}). '
                                  'data/README.md says where each data set belongs; a link to it will do')
-        kind = part.type if isinstance(part.type, type) else DATASETS.get(part.type)
+        kind = dataset_type(part)
         if hasattr(kind, 'check_files'):  # one that knows itself what it needs
             try:
                 DATASETS.build(dict(part, lazy_init=True)).check_files()
