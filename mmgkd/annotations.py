@@ -23,7 +23,7 @@ LONGEST = 2 ** 20
 
 
 def unknown_names(dataset: dict, kind: type, classes: Sequence[str]) -> str | None:
-    """What is wrong with the classes' names; mmdet leaves out boxes of others, and counts the rest on, without a word.
+    """What is wrong with the classes' names, or their order; mmdet leaves out boxes of others, without a word.
 
     Args:
         dataset (dict): The config of a data set.
@@ -42,6 +42,10 @@ def unknown_names(dataset: dict, kind: type, classes: Sequence[str]) -> str | No
         if absent := [name for name in classes if name not in listed]:
             return (f'{path} has no class {absent[0]!r}, one of {len(classes)} that the data set is to have; its '
                     f'categories are {_few(listed)}')
+        order = [name for name in listed if name in classes]
+        if moved := [pair for pair in zip(order, classes) if len(set(pair)) > 1]:  # noqa: B905  (of the shorter)
+            return (f'mmdet numbers classes in the order of the categories in {path} and names them in that of '
+                    f'metainfo.classes, so that what is {moved[0][0]!r} would be called {moved[0][1]!r}')
     elif _reads_voc(kind):
         prefix = (dataset.get('data_prefix') or {}).get('sub_data_root', '')
         folder = os.path.join(root, prefix, dataset.get('ann_subdir', 'Annotations'))

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mmdet.registry import DATASETS
 from mmengine.config import Config, ConfigDict
@@ -13,6 +13,7 @@ from .checkpoint import fetch, local_rank
 from .classes import class_counts, dataset_classes, dataset_type, other_order
 from .config_parts import called, innermost, is_distiller
 from .detectors import model_config, read_source
+from .losses.base import DistillLoss
 from .losses.building import build_losses
 from .pretrained import backbone_addresses
 from .readings import needed_readings
@@ -118,18 +119,17 @@ def check_distiller(cfg: Config) -> None:
     if not isinstance(model.teacher, dict) or not {'config', 'checkpoint'} <= set(model.teacher):
         raise InputError(f'model.teacher must be dict(config=..., checkpoint=...), got {model.teacher!r}')
     try:
-        build_losses(model.distill_losses)
+        losses = build_losses(model.distill_losses)
         parse_inherit(model.get('inherit'))
         Teacher(**model.teacher).model_config()
     except Exception as error:
         raise InputError(f'{type(error).__name__}: {error}') from error
-    _check_rules(cfg)
+    _check_rules(losses, cfg)
 
 
-def _check_rules(cfg: Config) -> None:
+def _check_rules(losses: Mapping[str, DistillLoss], cfg: Config) -> None:
     """A loss whose gradient is held down needs the hook that tells the epoch, by which the rule goes."""
-    held = [name for name, loss in cfg.model.get('distill_losses', {}).items()
-            if loss.get('gradient_rule', 'none') != 'none']
+    held = [name for name, loss in losses.items() if loss.gradient_rule != 'none']
     if held and 'PrepareLossesHook' not in [called(hook).rpartition('.')[2] for hook in cfg.get('custom_hooks') or ()]:
         raise InputError(f'distill_losses.{held[0]}: its gradient_rule goes by the epoch, which nobody tells it: add '
                          "dict(type='PrepareLossesHook') to custom_hooks")
@@ -151,8 +151,8 @@ def _check_checkpoint(path: str, role: str) -> None:
 
 
 def _check_order(cfg: Config) -> None:
-    """A head that is inherited, and predictions that are distilled, mean the teacher's classes in its order."""
-    needs = set(needed_readings(build_losses(cfg.model.distill_losses).values())) - {'proposals'}
+    """A head that is inherited, and predictions that are compared, mean the teacher's classes in its order."""
+    needs = set(needed_readings(build_losses(cfg.model.distill_losses).values())) - {'proposals', 'instance_logits'}
     if 'head' not in parse_inherit(cfg.model.get('inherit')) and not needs:
         return
     try:
@@ -161,8 +161,8 @@ def _check_order(cfg: Config) -> None:
         raise InputError(f'teacher: {error}') from error
     if said:
         raise InputError(f'teacher: {said}. Its head would be inherited, or its predictions distilled, for the wrong '
-                         'ones: name them in its order in the data sets of all loaders, '
-                         'metainfo=dict(classes=(...)), or do without both')
+                         'ones: give the data sets of all loaders its order, metainfo=dict(classes=(...)) and, in '
+                         "COCO's layout, the file's categories, which decide there; or do without both")
 
 
 def _check_data(dataset: ConfigDict, loader: str, student: ConfigDict) -> None:

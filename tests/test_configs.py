@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from mmgkd.annotations import categories, object_names, unknown_names
 from mmgkd.detectors import model_config
+from mmgkd.losses import PKDLoss
 from mmgkd.preflight import InputError, check_testing, check_training
 
 sys.path.append(str(ROOT / 'tools'))  # where the controls of the study are
@@ -216,9 +217,19 @@ def test_a_teacher_with_the_classes_in_another_order_is_refused_where_that_matte
     cfg.model.distill_losses = dict(kd=dict(type='KLLoss'))
     with pytest.raises(InputError, match='its predictions distilled, for the wrong ones'):
         check_training(cfg)
-    cfg.train_dataloader.dataset.metainfo = cfg.val_dataloader.dataset.metainfo = dict(classes=tuple('1023456789'))
-    check_training(cfg)  # the same order
+    cfg.model.distill_losses = dict(hkd=dict(type='HolisticGraphLoss', memory='queue', edges='predictions'))
+    check_training(cfg)  # each network's predictions make a graph of its own
     cfg.model.inherit = 'neck+head'
+    cfg.train_dataloader.dataset.metainfo = cfg.val_dataloader.dataset.metainfo = dict(classes=tuple('1023456789'))
+    with pytest.raises(InputError, match="train_dataloader: mmdet numbers classes in the order of the categories in "
+                                         ".*train.json .* what is '0' would be called '1'"):
+        check_training(cfg)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        whole = json.loads((digits / loader.dataset.ann_file).read_text())
+        whole['categories'].insert(0, whole['categories'].pop(1))
+        loader.dataset.ann_file = str(tmp_path / loader.dataset.ann_file.replace('/', '_'))
+        Path(loader.dataset.ann_file).write_text(json.dumps(whole))
+    check_training(cfg)  # the same order
     for names in (tuple('abcdefghij'), tuple('0123'), None, 1):  # others, fewer, unknown
         save(names)
         check_training(cfg)
@@ -227,12 +238,22 @@ def test_a_teacher_with_the_classes_in_another_order_is_refused_where_that_matte
         check_training(cfg)
 
 
+@MODELS.register_module()
+class HeldDown(PKDLoss):
+    """One of one's own, whose rule is no option."""
+
+    gradient_rule = 'full'
+
+
 def test_a_gradient_rule_needs_its_hook(digits, tmp_path):
     cfg = student_config(digits)
     torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'teacher.pth')
     cfg.model = dict(type='Distiller', student=cfg.model, teacher=dict(
         config=str(ROOT / 'configs/digits/teacher.py'), checkpoint=str(tmp_path / 'teacher.pth')),
-        distill_losses=dict(mhgd=dict(type='AttentionGraphLoss', gradient_rule='feature')))
+        distill_losses=dict(own=dict(type='HeldDown')))
+    with pytest.raises(InputError, match="own: its gradient_rule .*add dict.type='PrepareLossesHook'"):
+        check_training(cfg)
+    cfg.model.distill_losses = dict(mhgd=dict(type='AttentionGraphLoss', gradient_rule='feature'))
     with pytest.raises(InputError, match="mhgd: its gradient_rule .*add dict.type='PrepareLossesHook'"):
         check_training(cfg)
     cfg.custom_hooks = [dict(type='mmgkd.PrepareLossesHook')]

@@ -23,6 +23,7 @@ from conftest import (
     tiny,
     total,
 )
+from mmdet.models.roi_heads import StandardRoIHead
 from mmdet.registry import MODELS
 from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
 from mmengine.config import Config, ConfigDict
@@ -166,6 +167,24 @@ def test_rois_with_their_logits_and_labels(twins, name):
         assert torch.equal(p.labels[mine], torch.where(best >= .5, labels[which], 10))
 
 
+@MODELS.register_module()
+class NamingRoIHead(StandardRoIHead):
+    """Calls its extractor by keywords."""
+
+    def _bbox_forward(self, x, rois):
+        feats = self.bbox_roi_extractor(rois=rois, feats=x[:self.bbox_roi_extractor.num_inputs])
+        cls_score, bbox_pred = self.bbox_head(feats)
+        return dict(cls_score=cls_score, bbox_pred=bbox_pred, bbox_feats=feats)
+
+
+def test_rois_that_are_given_by_keyword():
+    cfg = tiny(roi_head=dict(type='NamingRoIHead'))
+    torch.manual_seed(0)
+    named = read(pair(cfg, cfg, 'predictions'))[1]['predictions']
+    plain = read(pair(tiny(), tiny(), 'predictions'))[1]['predictions']
+    assert torch.equal(named.rois, plain.rois) and torch.equal(named.student, plain.student)
+
+
 def priors_of(head, maps):
     """(M, 4) anchors, or (M, 3) points and their level, of one image."""
     found = head.prior_generator.grid_priors([x.shape[2:] for x in maps], device='cpu')
@@ -266,6 +285,14 @@ def test_labels_in_another_order_are_not_read(name, shapes, known):
     p = read(pair(config(name), config(name), 'predictions'), shapes, [3, 2][:len(shapes)])[1]['predictions']
     assert (p.labels is not None) == (p.foreground is not None) == known
     assert p.confidence.shape == p.student.shape[:1]
+
+
+def test_labels_are_read_beside_logits_that_overflowed():
+    """In half precision: the loss is nan then, and a loss scaler skips the step."""
+    model = pair(tiny('fcos'), tiny('fcos'), 'predictions')
+    labels = read(model)[1]['predictions'].labels
+    model.student.bbox_head.conv_cls.bias.data[0] = float('nan')
+    assert torch.equal(read(model)[1]['predictions'].labels, labels)
 
 
 @pytest.mark.parametrize('name', ONE_STAGE)
