@@ -1,6 +1,7 @@
 """Reading a model's maps: its output during a forward pass, and where their cells lie on the image."""
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ def capture_output(module: nn.Module) -> Iterator[list]:
 
 
 class Call(NamedTuple):
-    """A call of a module: which, what it was given by position, and what it returned."""
+    """A call of a module: which, what it was given, in the order of its parameters, and what it returned."""
     name: str
     args: tuple
     output: object
@@ -39,8 +40,11 @@ class Call(NamedTuple):
 def capture_calls(modules: dict[nn.Module, str]) -> Iterator[list[Call]]:
     """Collect each call of the modules inside the context, in order, under the names given to them."""
     calls: list[Call] = []
-    handles = [module.register_forward_hook(lambda module, args, output: calls.append(
-        Call(modules[module], args, output))) for module in modules]
+
+    def keep(module, args, kwargs, output):
+        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        calls.append(Call(modules[module], tuple(given.values()), output))
+    handles = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
         yield calls
     finally:
@@ -91,20 +95,20 @@ def valid_cells(feats: Sequence[Tensor], data_samples: Sequence | None) -> list[
         feats (Sequence[Tensor]): (N, C, H, W) per level.
         data_samples (Sequence, optional): One per image, with ``img_shape`` (the image within the batch, without
             padding) and ``batch_input_shape`` (with it), both (height, width) in pixels, as mmdet's data
-            preprocessor leaves them. Without them every cell counts.
+            preprocessor leaves them. Without them every cell counts. What a ``Pad`` of the pipeline adds is image to
+            mmdet, and so here.
 
     Returns:
         list[Tensor | None]: (N, H, W) bool per level; ``None`` where no cell is padding.
     """
     if not data_samples or not all('batch_input_shape' in s.metainfo for s in data_samples):
         return [None] * len(feats)
-    shares = [[used / full for used, full in zip(s.img_shape[:2], s.batch_input_shape, strict=True)]
-              for s in data_samples]
-    return [_mask(shares, x) for x in feats]
+    images = [s.img_shape[:2] for s in data_samples]
+    return [_mask(images, x, strides) for x, strides in zip(feats, map_strides(feats, data_samples), strict=True)]
 
 
-def map_strides(feats: Sequence[Tensor], data_samples: Sequence) -> list[float]:
-    """Pixels per cell of each level.
+def map_strides(feats: Sequence[Tensor], data_samples: Sequence) -> list[tuple[float, float]]:
+    """Pixels per cell of each level, down and across.
 
     A power of two where that explains the map's size, as in all common detectors: the rounding up of odd sizes
     then does not count.
@@ -113,22 +117,24 @@ def map_strides(feats: Sequence[Tensor], data_samples: Sequence) -> list[float]:
         feats (Sequence[Tensor]): (N, C, H, W) per level.
         data_samples (Sequence): One per image, with ``batch_input_shape``.
     """
-    height = data_samples[0].batch_input_shape[0]
+    canvas = data_samples[0].batch_input_shape
     strides = []
     for feat in feats:
-        power = 2. ** round(math.log2(height / feat.shape[2]))
-        strides.append(power if -(-height // power) == feat.shape[2] else height / feat.shape[2])
+        down, across = (pixels / cells for pixels, cells in zip(canvas, feat.shape[2:], strict=True))
+        power = 2. ** math.ceil(math.log2(max(down, across)))  # the least that needs no more cells
+        explains = all(-(-pixels // power) == cells for pixels, cells in zip(canvas, feat.shape[2:], strict=True))
+        strides.append((power, power) if explains else (down, across))
     return strides
 
 
-def _mask(shares: list[list[float]], feat: Tensor) -> Tensor | None:
-    height, width = feat.shape[2:]
-    # round first: 0.1 * 30 is 3.0000000000000004 and must not touch a fourth cell
-    used = [[-int(-round(share * cells, 6) // 1) for share, cells in zip(pair, (height, width), strict=True)]
-            for pair in shares]
-    if all(u == [height, width] for u in used):
+def _mask(images: Sequence[tuple[int, int]], feat: Tensor, strides: tuple[float, float]) -> Tensor | None:
+    cells = tuple(feat.shape[2:])
+    # round first: 3 * 53.33 is a little more than 160, and 160 / 53.33 must not touch a fourth cell
+    used = [tuple(min(-int(-round(pixels / stride, 6) // 1), size)
+                  for pixels, stride, size in zip(image, strides, cells, strict=True)) for image in images]
+    if all(u == cells for u in used):
         return None
-    mask = feat.new_zeros(len(used), height, width, dtype=torch.bool)
+    mask = feat.new_zeros(len(used), *cells, dtype=torch.bool)
     for image, (rows, columns) in zip(mask, used, strict=True):  # fills: a copy from the host would be waited for
         image[:rows, :columns] = True
     return mask

@@ -62,7 +62,8 @@ def read_rois(feats: Sequence[Tensor], rois: Tensor, data_samples: Sequence, *, 
                          f'{[feat.shape[1] for feat in feats]}: choose levels by connector=dict(student_levels=[...], '
                          'teacher_levels=[...]), or read all boxes from each by nodes=dict(type=\'instances\', '
                          'every_level=True)')
-    strides, dtype = map_strides(feats, data_samples), working_dtype(feats[0])
+    strides = [down for down, _ in map_strides(feats, data_samples)]
+    dtype = working_dtype(feats[0])
     if not len(rois):
         shape = (0, feats[0].shape[1]) if pool else (0, output_size ** 2, feats[0].shape[1])
         return sum(feat.sum() for feat in feats).to(dtype) * feats[0].new_zeros(shape, dtype=dtype)

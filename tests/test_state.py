@@ -5,9 +5,10 @@ import pickle
 
 import pytest
 import torch
-from conftest import DETECTORS, build, distiller, distiller_config, losses, neck, tiny, total
+from conftest import DETECTORS, ROOT, build, distiller, distiller_config, losses, neck, tiny, total
 from mmdet.models import DetTTAModel
 from mmdet.registry import MODELS
+from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import get_state_dict
 from mmengine.runner.checkpoint import load_state_dict as mmengine_load
@@ -59,6 +60,15 @@ def test_only_the_connector_is_extra():
     model, alone = distiller(teacher=WIDER), build(tiny())
     result = alone.load_state_dict(model.state_dict(), strict=False)
     assert not result.missing_keys and result.unexpected_keys == CONVS
+
+
+@pytest.mark.parametrize('method', sorted(path.stem for path in (ROOT / 'configs/_base_').glob('*.py')
+                                           if 'distill_losses =' in path.read_text()))
+def test_no_key_speaks_of_students_and_teachers(method):
+    """mmdet's semi-supervised detectors start both networks from a checkpoint unless one of its keys does."""
+    losses = Config.fromfile(ROOT / f'configs/_base_/{method}.py').distill_losses
+    model = build(distiller_config(tiny(**neck(24)), WIDER, distill_losses=losses))
+    assert [key for key in model.state_dict() if 'student' in key or 'teacher' in key] == []
 
 
 @LOADERS

@@ -31,7 +31,8 @@ def box_mask(boxes: Sequence[Tensor], feat: Tensor, canvas: tuple[int, int]) -> 
     Args:
         boxes (Sequence[Tensor]): (K, 4) per image, x1, y1, x2, y2 in pixels of the padded batch.
         feat (Tensor): (N, C, H, W); gives shape, device and dtype.
-        canvas (tuple): Height and width of the padded batch in pixels.
+        canvas (tuple): Height and width in pixels of what the map's cells cover: those of the padded batch, or a little
+            more where they are no multiples of the stride.
 
     Returns:
         Tensor: (N, H, W), zero on the background, without gradient.

@@ -156,12 +156,12 @@ class RelationDistance(nn.Module):
 
     def __init__(self, channels: int, reduction: int, stride: int) -> None:
         super().__init__()
-        self.student, self.teacher = (NonLocal(channels, reduction, stride) for _ in range(2))
+        self.own, self.other = (NonLocal(channels, reduction, stride) for _ in range(2))
         self.adapt = nn.Conv2d(channels, channels, 1)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> Tensor:
         """A scalar, from maps (N, C, H, W) and their mask (N, H, W)."""
-        return euclidean_distance(self.adapt(self.student(student, valid)), self.teacher(teacher, valid),
+        return euclidean_distance(self.adapt(self.own(student, valid)), self.other(teacher, valid),
                                   kept_cells(teacher, valid))
 
 

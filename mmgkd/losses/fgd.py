@@ -8,7 +8,7 @@ from mmdet.registry import MODELS
 from mmdet.structures.bbox import get_box_tensor
 from torch import Tensor, nn
 
-from ..features import valid_cells
+from ..features import map_strides, valid_cells
 from ..functional import box_mask, fgd_terms, kept_cells, masked_softmax
 from ..functional.checks import check_maps
 from .base import DistillLoss
@@ -23,7 +23,7 @@ class FGDLoss(DistillLoss):
 
     See :func:`mmgkd.functional.fgd_terms`. A sum over levels. Two global context blocks per level are trained along,
     one on the student's maps and, as published, one on the teacher's; both add nothing at first. Boxes are scaled by
-    the padded batch, not, as in the published code, by the image within it.
+    the map's stride, not, as in the published code, by the image within it.
 
     Args:
         foreground_weight (float): Factor on the term; a term of weight 0 is not computed.
@@ -53,7 +53,7 @@ class FGDLoss(DistillLoss):
         """See :class:`DistillLoss`."""
         if 'relation' in self.options['terms']:
             self.contexts = nn.ModuleList(
-                nn.ModuleDict(dict(student=GlobalContext(c), teacher=GlobalContext(c))) for c, *_ in teacher_shapes)
+                nn.ModuleDict(dict(own=GlobalContext(c), other=GlobalContext(c))) for c, *_ in teacher_shapes)
 
     def forward(self, student_feats: Sequence[Tensor], teacher_feats: Sequence[Tensor],
                 data_samples: Sequence | None = None) -> dict[str, list[Tensor]]:
@@ -62,17 +62,19 @@ class FGDLoss(DistillLoss):
         Raises:
             ValueError: The samples have no boxes.
         """
-        boxes, canvas = _boxes(data_samples)
+        boxes = _boxes(data_samples)
+        strides = map_strides(teacher_feats, data_samples) if boxes else [(1, 1)] * len(teacher_feats)
         contexts = [None] * len(teacher_feats)
         if 'relation' in self.options['terms']:
             check_prepared(self, self.contexts, teacher_feats)
             contexts = self.contexts
         losses = {term: [] for term in self.options['terms']}
-        for student, teacher, valid, context in zip(
-                student_feats, teacher_feats, valid_cells(teacher_feats, data_samples), contexts, strict=True):
+        for student, teacher, valid, stride, context in zip(
+                student_feats, teacher_feats, valid_cells(teacher_feats, data_samples), strides, contexts, strict=True):
             check_maps(student, teacher, valid)
+            canvas = tuple(cells * pixels for cells, pixels in zip(teacher.shape[2:], stride, strict=True))
             shift = None if context is None else \
-                context['student'](student, valid) - context['teacher'](teacher.detach(), valid)  # (N, C)
+                context['own'](student, valid) - context['other'](teacher.detach(), valid)  # (N, C)
             values = fgd_terms(student, teacher, box_mask(boxes, teacher, canvas), valid, shift=shift, **self.options)
             for term, value in values.items():
                 losses[term].append(value)
@@ -103,10 +105,9 @@ class GlobalContext(nn.Module):
         return self.transform((feat.flatten(2) @ share.unsqueeze(-1)).squeeze(-1))
 
 
-def _boxes(data_samples: Sequence | None) -> tuple[list[Tensor], tuple[int, int]]:
-    """(K, 4) per image in pixels of the padded batch, and its height and width."""
+def _boxes(data_samples: Sequence | None) -> list[Tensor]:
+    """(K, 4) per image in pixels of the padded batch."""
     if data_samples is None or not all('gt_instances' in s and 'batch_input_shape' in s for s in data_samples):
         raise ValueError('FGDLoss needs data samples with gt_instances and batch_input_shape: it tells foreground from '
                          'background by the ground-truth boxes')
-    boxes = [get_box_tensor(sample.gt_instances.bboxes) for sample in data_samples]
-    return boxes, data_samples[0].batch_input_shape if boxes else (1, 1)
+    return [get_box_tensor(sample.gt_instances.bboxes) for sample in data_samples]

@@ -124,14 +124,14 @@ class HolisticGraphLoss(DistillLoss):
             ValueError: Instances are read from levels that differ in channels.
         """
         self.embed, self.convolve = nn.ModuleDict(), nn.ModuleDict()
-        for name, shapes in zip(NETWORKS, (student_shapes, teacher_shapes), strict=True):
+        for name, side, shapes in zip(NETWORKS, ('own', 'other'), (student_shapes, teacher_shapes), strict=True):
             if self.instances and len({c for c, _, _ in shapes}) > 1:
                 raise ValueError('instances are read from all levels, which must have as many channels, got '
                                  f'{[c for c, _, _ in shapes]} of the {name}')
-            self.embed[name] = nn.Linear(shapes[-1][0], self.embed_dims, bias=self.published)
+            self.embed[side] = nn.Linear(shapes[-1][0], self.embed_dims, bias=self.published)
             if 'graph' in self.terms:
-                self.convolve[name] = nn.Linear(2 * self.embed_dims, self.embed_dims, bias=self.published)
-                nn.init.xavier_normal_(self.convolve[name].weight, gain=2 ** .5)
+                self.convolve[side] = nn.Linear(2 * self.embed_dims, self.embed_dims, bias=self.published)
+                nn.init.xavier_normal_(self.convolve[side].weight, gain=2 ** .5)
 
     def before_training(self, runner) -> None:
         """Have a bank made of the classes of the images that are trained on.

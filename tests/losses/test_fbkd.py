@@ -156,7 +156,7 @@ def oracle(loss, student, teacher, valid=None):
                         weight[dy + 1, dx + 1] * mean_s[y + dy, x + dx] for dy in (-1, 0, 1) for dx in (-1, 0, 1)
                         if 0 <= y + dy < h and 0 <= x + dx < w and counts[y + dy, x + dx]))
     related = [related_cells(block, x, valid) for block, x in (
-        (parts['relation'].student, student), (parts['relation'].teacher, teacher))]
+        (parts['relation'].own, student), (parts['relation'].other, teacher))]
     relation = [v for s, t in zip(*related, strict=True) for v in linear(parts['relation'].adapt, s) - t]
     return {term: root_of_sum(values) for term, values in
             dict(feature=feature, channel=channel, spatial=spatial, relation=relation).items()}
@@ -255,7 +255,7 @@ def test_the_shell():
 def test_the_last_stride_and_reduction_are_for_all_further_levels():
     loss = FBKDLoss(strides=(8, 4), reductions=(4, 2))
     loss.prepare([(8, 4, 4)] * 4, [(8, 4, 4)] * 4)
-    blocks = [level['relation'].student for level in loss.levels]
+    blocks = [level['relation'].own for level in loss.levels]
     assert [block.stride for block in blocks] == [8, 4, 4, 4]
     assert [len(block.query.weight) for block in blocks] == [2, 4, 4, 4]
 

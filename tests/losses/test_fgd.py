@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 from maps_common import BATCH, BOXES, SHAPE, cells, gradient, kept, maps, mask, options, samples
+from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
 
 from mmgkd import FGDLoss
 from mmgkd.functional import box_mask, channel_focus, fgd_terms, spatial_focus
@@ -89,6 +91,18 @@ def test_many_boxes_in_images_of_different_number():
     got = box_mask(given, FEAT.expand(3, -1, -1, -1), CANVAS)
     for image, b in zip(got, given, strict=True):
         np.testing.assert_allclose(image.numpy(), drawn(b.tolist(), (10, 12), CANVAS), rtol=1e-6)
+
+
+def test_boxes_lie_by_the_stride_where_it_does_not_divide_the_batch():
+    """161 pixels are three cells of 64, the last of them mostly beyond the batch."""
+    student, teacher = maps((1, SHAPE[1], 3, 3))
+    box = torch.tensor([[65., 65, 120, 120]])
+    sample = DetDataSample(metainfo=dict(img_shape=(161, 161), batch_input_shape=(161, 161)))
+    sample.gt_instances = InstanceData(bboxes=box)
+    foreground = torch.zeros(1, 3, 3, dtype=teacher.dtype)
+    foreground[0, 1:, 1:] = 1 / 4
+    want = fgd_terms(student, teacher, foreground)['foreground']
+    torch.testing.assert_close(prepared(1)([student], [teacher], [sample])['foreground'][0], want)
 
 
 def test_a_box_weighs_one_whatever_its_size():

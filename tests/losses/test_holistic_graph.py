@@ -69,7 +69,7 @@ def layers(loss):
     def read(layer):
         bias = layer.bias if layer.bias is not None else torch.zeros(len(layer.weight))
         return layer.weight.tolist(), bias.tolist()
-    return [(read(loss.embed[n]), read(loss.convolve[n])) for n in ('student', 'teacher')]
+    return [(read(loss.embed[n]), read(loss.convolve[n])) for n in ('own', 'other')]
 
 
 def steps(loss, features, edges_from, k):
@@ -273,8 +273,8 @@ def test_the_first_value_is_near_that_of_negatives_that_tell_nothing():
 # ---- gradients
 
 def parameters(loss):
-    return [[*loss.embed[n].parameters()] for n in ('student', 'teacher')] + \
-        [[*loss.convolve[n].parameters()] for n in ('student', 'teacher')]
+    return [[*loss.embed[n].parameters()] for n in ('own', 'other')] + \
+        [[*loss.convolve[n].parameters()] for n in ('own', 'other')]
 
 
 @pytest.mark.parametrize('memory', ['bank', 'queue'])
@@ -523,8 +523,8 @@ def test_learned_parts_start_as_published():
     torch.manual_seed(0)
     loss = HolisticGraphLoss()
     loss.prepare([(9, 1, 1), (400, 1, 1)], [(9, 1, 1), (300, 1, 1)])
-    assert loss.embed['student'].weight.shape == (128, 400) and loss.embed['teacher'].weight.shape == (128, 300)
-    for name, c in (('student', 400), ('teacher', 300)):
+    assert loss.embed['own'].weight.shape == (128, 400) and loss.embed['other'].weight.shape == (128, 300)
+    for name, c in (('own', 400), ('other', 300)):
         assert loss.embed[name].weight.abs().max().item() == pytest.approx(c ** -.5, rel=.01)
         convolve = loss.convolve[name]
         assert convolve.weight.shape == (128, 256)

@@ -16,8 +16,8 @@ from mmgkd.losses.memory_bank import MemoryBank
 
 QUEUE = dict(hkd=dict(type='HolisticGraphLoss', memory='queue', embed_dims=8, queue_size=12, neighbours=2))
 OWN = ['distill_losses.hkd.' + name for name in (
-    'memory.keys', 'memory.labels', 'memory.count', 'embed.student.weight', 'embed.teacher.weight',
-    'convolve.student.weight', 'convolve.teacher.weight')]
+    'memory.keys', 'memory.labels', 'memory.count', 'embed.own.weight', 'embed.other.weight',
+    'convolve.own.weight', 'convolve.other.weight')]
 
 
 def test_a_detector_trains_a_step():
