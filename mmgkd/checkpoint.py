@@ -4,6 +4,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import OrderedDict
 from pickle import UnpicklingError
 
 import torch
@@ -22,7 +23,8 @@ NAMED = r'(?:GLOBAL|Unsupported class) (\S+)'
 
 
 def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Tensor]:
-    """The weights of a detector, on the CPU, from a checkpoint of mmdet 2.x, mmdet 3.x or mmgkd.
+    """The weights of a detector, on the CPU, from a checkpoint of mmdet 2.x, mmdet 3.x or mmgkd, with the versions of
+    its modules (``_metadata``), if it has any.
 
     Args:
         path (str): A file or a URL.
@@ -38,11 +40,13 @@ def load_weights(path: str, *, weights_only: bool = True) -> dict[str, torch.Ten
             if isinstance(checkpoint.get(key), dict):
                 checkpoint = checkpoint[key]
                 break
-    weights = {k.removeprefix('module.'): v for k, v in checkpoint.items()
-               if isinstance(k, str) and isinstance(v, torch.Tensor)} \
+    weights = OrderedDict((k.removeprefix('module.'), v) for k, v in checkpoint.items()
+                          if isinstance(k, str) and isinstance(v, torch.Tensor)) \
         if isinstance(checkpoint, dict) else {}
     if not weights:
         raise ValueError(f'checkpoint {path!r} holds no weights (expected a dict with state_dict)')
+    if versions := getattr(checkpoint, '_metadata', None):
+        weights._metadata = {re.sub(r'^module(\.|$)', '', key): version for key, version in versions.items()}
     return weights
 
 

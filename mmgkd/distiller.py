@@ -138,6 +138,9 @@ class Distiller(BaseModel):
                 if term not in loss.weights:
                     raise ValueError(f'{type(loss).__name__}: forward gave a term {term!r}, and its weights have none '
                                      f'for it, but for {list(loss.weights)}')
+                if not isinstance(values, (list, tuple)):
+                    raise TypeError(f'{type(loss).__name__}: forward must give a list of scalars for each term, one '
+                                    f'per level, got a {type(values).__name__} for {term!r}')
                 factor = self.distill_weight * loss.weights[term]
                 terms[f'{name}_{term}'] = torch.stack([value.detach() for value in values]).sum()
                 terms[f'loss_{name}_{term}'] = [factor * value for value in values] + rest
@@ -151,11 +154,15 @@ class Distiller(BaseModel):
         return self.student(inputs, data_samples, mode=mode)
 
     def init_weights(self) -> None:
-        """Initialise the student, let it inherit, and load the teacher: what fails, fails before training."""
+        """Initialise the student, let it inherit, and load the teacher: what fails, fails before training.
+
+        A second call, as by a runner that trains for longer, leaves the student as it is.
+        """
+        inherits = bool(self.inherit) and not self.is_init
         super().init_weights()
-        weights = self.teacher.weights() if self.inherit else None
+        weights = self.teacher.weights() if inherits else None
         self._load_teacher(weights)
-        if self.inherit:
+        if inherits:
             inherit_weights(self.student, weights, self.inherit)
             self.overwritten = False
 

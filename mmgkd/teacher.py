@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -149,9 +150,10 @@ class Teacher:
 
 
 def _gives_features(detector: nn.Module, name: str) -> bool:
-    """Whether a part that is no head is named in ``extract_feat``, as a detector of one's own may have it."""
-    code = getattr(inspect.unwrap(type(detector).extract_feat), '__code__', None)
-    return not name.endswith('head') and name in getattr(code, 'co_names', ())
+    """Whether maps may depend on a part: one that is no head, where ``extract_feat`` names it or is not a library's."""
+    method = inspect.unwrap(type(detector).extract_feat)
+    own = not method.__module__.startswith(('mmdet.', 'mmpretrain.', 'mmgkd.'))
+    return not name.endswith('head') and (own or name in getattr(getattr(method, '__code__', None), 'co_names', ()))
 
 
 def _compare_padding(student: nn.Module, teacher: nn.Module) -> None:
@@ -170,7 +172,8 @@ def _stay(detector: nn.Module, mode: bool = True) -> nn.Module:
 def _load_strictly(detector: nn.Module, weights: dict[str, Tensor], source: str) -> None:
     """Load every part that the detector has, or say what does not fit and why it probably does not."""
     parts = tuple(f'{name}.' for name, _ in detector.named_children())
-    own = {k: v for k, v in weights.items() if k.startswith(parts)}
+    own = OrderedDict((k, v) for k, v in weights.items() if k.startswith(parts))
+    own._metadata = getattr(weights, '_metadata', None)  # modules convert old weights by their versions
     target = {k: v for k, v in detector.state_dict().items() if k.startswith(parts)}
     misshaped = [f'{k}: {tuple(v.shape)} in the file, {tuple(target[k].shape)} in the config'
                  for k, v in own.items() if k in target and target[k].shape != v.shape]

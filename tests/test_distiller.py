@@ -123,6 +123,14 @@ class Unweighted(BadlyNamed):
 
 
 @MODELS.register_module()
+class Unlisted(Unweighted):
+    """One value instead of one for each level."""
+
+    def forward(self, student_feats, teacher_feats, data_samples=None):
+        return dict(near=student_feats[0].sum())
+
+
+@MODELS.register_module()
 class Weightless(DistillLoss):
     forward = BadlyNamed.forward
 
@@ -130,6 +138,7 @@ class Weightless(DistillLoss):
 @pytest.mark.parametrize('given, error, complaint', [
     ([dict(type='ChannelGraphLoss')], ValueError, 'distill_losses must be a dict with a name for each loss'),
     (dict(kd=dict(type='Unweighted')), ValueError, "Unweighted: forward gave a term 'far', .* but for .'near'."),
+    (dict(kd=dict(type='Unlisted')), TypeError, "Unlisted: forward must give a list .*, got a Tensor for 'near'"),
     (dict(kd=dict(type='Weightless')), TypeError, 'distill_losses.kd: Weightless must derive from mmgkd.DistillLoss'),
     (dict(kd=dict(type='mmdet.L1Loss')), TypeError, 'distill_losses.kd: L1Loss must derive from mmgkd.DistillLoss')])
 def test_a_loss_of_ones_own_that_is_none(given, error, complaint):

@@ -47,6 +47,17 @@ def test_copies_what_has_the_same_name_and_shape(deeper, told, inherit):
         assert {'rpn_head.rpn_conv.weight', 'roi_head.bbox_head.shared_fcs.0.weight'} <= copied
 
 
+def test_a_second_start_leaves_what_was_trained(deeper):
+    """A runner initialises the model at each call of ``train``; a plain detector stays as it is then."""
+    model = distiller(teacher=deeper, inherit='neck+head')
+    with torch.no_grad():
+        for parameter in model.student.parameters():
+            parameter.add_(1.)
+    trained = {k: v.clone() for k, v in model.student.state_dict().items()}
+    model.init_weights()
+    assert all(torch.equal(v, trained[k]) for k, v in model.student.state_dict().items())
+
+
 @pytest.mark.parametrize('inherit', [None, ''])
 def test_off_by_default(deeper, told, inherit):
     torch.manual_seed(0)

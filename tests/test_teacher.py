@@ -1,5 +1,6 @@
 """The teacher: frozen, asleep, strictly loaded, and nobody's child."""
 import copy
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from conftest import (
     tiny,
     total,
 )
+from mmdet.models.dense_heads import FCOSHead
 from mmdet.models.detectors import FasterRCNN
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
@@ -212,9 +214,21 @@ class FusedDetector(FasterRCNN):
         return super().extract_feat(self.fuse(batch_inputs))
 
 
+@MODELS.register_module()
+class HelpedDetector(FusedDetector):
+    """One whose ``extract_feat`` does not name the part that it needs."""
+
+    def extract_feat(self, batch_inputs):
+        return FasterRCNN.extract_feat(self, self._prepared(batch_inputs))
+
+    def _prepared(self, batch_inputs):
+        return self.fuse(batch_inputs)
+
+
+@pytest.mark.parametrize('kind', ['FusedDetector', 'HelpedDetector'])
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
-def test_a_part_of_ones_own_gives_features(tmp_path, dtype):
-    config = dict(tiny(), type='FusedDetector')
+def test_a_part_of_ones_own_gives_features(tmp_path, kind, dtype):
+    config = dict(tiny(), type=kind)
     path = teacher_file(tmp_path / 'teacher.pth', config)
     detector = build(config).eval()
     detector.load_state_dict(torch.load(path)['state_dict'])
@@ -223,6 +237,33 @@ def test_a_part_of_ones_own_gives_features(tmp_path, dtype):
     with torch.no_grad():
         expected = detector.extract_feat(model.data_preprocessor(raw_batch(), True)['inputs'])
     assert close(maps(model), expected, .1 if dtype else 1e-5)
+
+
+@MODELS.register_module()
+class RenamedHead(FCOSHead):
+    """With a predictor of another name, which mmdet takes for an old head's in files of no version."""
+
+    def _init_predictor(self):
+        super()._init_predictor()
+        self.my_cls = self.conv_cls
+        del self.conv_cls
+
+    def forward_single(self, x, scale, stride):
+        self.__dict__['conv_cls'] = self.my_cls
+        return super().forward_single(x, scale, stride)
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+def test_the_versions_of_a_checkpoints_modules_are_heeded(tmp_path, prefix):
+    config = tiny('fcos', bbox_head=dict(type='RenamedHead', init_cfg=None))
+    state = build(config).state_dict()
+    renamed = OrderedDict((prefix + key, value) for key, value in state.items())
+    renamed._metadata = OrderedDict(((prefix + key).removesuffix('.'), v) for key, v in state._metadata.items())
+    torch.save(dict(state_dict=renamed), tmp_path / 'teacher.pth')
+    model = distiller(config, dict(config=config, checkpoint=str(tmp_path / 'teacher.pth'), allow_random=False),
+                      distill_losses=dict(kd=dict(type='KLLoss')))
+    own = model.teacher.detector.bbox_head.my_cls.weight
+    assert torch.equal(own, state['bbox_head.my_cls.weight']) and total(model, losses(model)).isfinite()
 
 
 @pytest.mark.parametrize('channels', [1, 4])
