@@ -13,9 +13,12 @@ import mmcv
 import pytest
 import scipy.stats
 import torch
-from conftest import run_config
+from conftest import raw_batch, run_config
+from mmdet.evaluation import CocoMetric
 from mmdet.registry import DATASETS, MODELS
 from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 
 pytest.importorskip('sklearn')
@@ -40,6 +43,9 @@ from machine import machine  # noqa: E402
 from plots import apart  # noqa: E402
 from rich.console import Console  # noqa: E402
 from test_demo import job, order  # noqa: E402
+
+from mmgkd.detectors import model_config  # noqa: E402
+from mmgkd.hooks import DistillWeightHook  # noqa: E402
 
 PAIR = ROOT / 'configs/digits/gkd.py'
 
@@ -328,6 +334,15 @@ def test_scores_that_are_not_compared_are_said_before_anything_starts():
         compare_plan.check('gkd', cfg, teacher_comes=True)
 
 
+def test_pure_python_configs_give_types_as_classes(monkeypatch):
+    cfg = pair()
+    cfg.val_evaluator = dict(type=CocoMetric)
+    cfg.custom_hooks = [dict(type=EMAHook), dict(type=DistillWeightHook), dict(type='mmgkd.PrepareLossesHook')]
+    monkeypatch.setattr(compare_plan, 'check_training', lambda cfg: None)
+    compare_plan.check('gkd', cfg, teacher_comes=True)
+    assert [hook['type'] for hook in compare_variants.own_hooks(cfg)] == [EMAHook]
+
+
 def test_inheritance_alone_is_of_pairs_that_inherit():
     plain = pair()
     plain.model.inherit = None
@@ -484,6 +499,17 @@ def test_own_terms_differ_by_the_student_alone(tmp_path):
     same, = own_terms.own_terms(cfg, paths[0], paths[0], 2).values()
     other, = own_terms.own_terms(cfg, paths[0], paths[1], 2).values()
     assert same[0] == same[1] == other[1] != other[0]
+
+
+def test_own_terms_of_a_model_that_reads_the_iteration():
+    """YOLOX's preprocessor changes the size of a batch by it, in no runner as in one."""
+    student = model_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
+    MessageHub.get_current_instance().runtime_info.pop('iter', None)
+    model = MODELS.build(Config(dict(model=dict(
+        type='Distiller', student=student, teacher=dict(config=student, checkpoint=None, allow_random=True),
+        distill_losses=dict(pkd=dict(type='PKDLoss'))))).model)
+    model.init_weights()
+    assert own_terms.mean_terms(model, [raw_batch(((96, 96), (96, 96)))])['pkd_correlation'] > 0
 
 
 def test_a_failure_spares_what_does_not_need_it(tmp_path):

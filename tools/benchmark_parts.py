@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
@@ -54,6 +55,7 @@ class Bench:
         self.configs, self.settings = configs, settings
         self.first = next(iter(configs.values()))
         init_default_scope(self.first.get('default_scope', 'mmdet'))
+        MessageHub.get_current_instance().update_info('iter', 0)  # a YOLOX's preprocessor reads it
         self.student_config = model_config(self.first.model.student)
         self.batch = self._batch()
         self.folder = tempfile.TemporaryDirectory()

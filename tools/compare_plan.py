@@ -121,7 +121,7 @@ def check(name: str, cfg: Config, teacher_comes: bool) -> None:
         raise SystemExit(f'tools/compare.py: {name}: trainings are counted in epochs, and there is no '
                          'train_cfg.max_epochs')
     given = cfg.get('val_evaluator') or ()
-    metrics = [str(metric.get('type')) for metric in ([given] if isinstance(given, dict) else given)]
+    metrics = [called(metric) for metric in ([given] if isinstance(given, dict) else given)]
     if not any(metric.rpartition('.')[2] in EVALUATORS for metric in metrics):
         raise SystemExit(f'tools/compare.py: {name}: val_evaluator must have one of {", ".join(EVALUATORS)}, whose '
                          f'scores are compared, got {", ".join(metrics) or "none"}')

@@ -10,6 +10,7 @@ from compare_changes import make_change
 from machine import ROOT
 from mmengine.config import Config
 
+from mmgkd.config_parts import called
 from mmgkd.detectors import model_config
 
 METHODS = ROOT / 'configs' / '_base_'
@@ -110,7 +111,7 @@ def without_method(pair: Config) -> Config:
 def own_hooks(pair: Config) -> list:
     """The hooks of a pair that are not a method's."""
     return [hook for hook in pair.get('custom_hooks') or []
-            if str(hook['type']).rpartition('.')[2] not in ('DistillWeightHook', 'PrepareLossesHook')]
+            if called(hook).rpartition('.')[2] not in ('DistillWeightHook', 'PrepareLossesHook')]
 
 
 def with_method(pair: Config, losses: dict, hooks: list, imports: Sequence[str] = ()) -> Config:

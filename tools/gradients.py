@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 from rich.console import Console
@@ -45,6 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def gradients(model: Distiller, data: dict) -> dict[str, tuple[torch.Tensor, ...]]:
     """Of one batch: the gradient at each of the student's maps, of its own losses (``task``) and of each term."""
+    MessageHub.get_current_instance().update_info('iter', 0)  # a YOLOX's preprocessor reads it
     batch = model.data_preprocessor(data, True)
     with capture_output(getattr(model.student, model._maps_from)) as outputs:
         losses = model(**batch, mode='loss')

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
@@ -69,6 +70,7 @@ def own_terms(cfg: Config, checkpoint: str, without: str, batches: int = 20) -> 
 def mean_terms(model: Distiller, batches) -> dict[str, float]:
     """The raw terms, as they are logged, over batches of a data loader."""
     found: dict[str, list[float]] = {}
+    MessageHub.get_current_instance().update_info('iter', 0)  # a YOLOX's preprocessor reads it
     for batch in batches:
         losses = model(**model.data_preprocessor(batch, True), mode='loss')
         for term in (key for key in losses if f'loss_{key}' in losses):
