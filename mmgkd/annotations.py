@@ -43,7 +43,7 @@ def unknown_names(dataset: dict, kind: type, classes: Sequence[str]) -> str | No
             return (f'{path} has no class {absent[0]!r}, one of {len(classes)} that the data set is to have; its '
                     f'categories are {_few(listed)}')
         order = [name for name in listed if name in classes]
-        if moved := [pair for pair in zip(order, classes) if len(set(pair)) > 1]:  # noqa: B905  (of the shorter)
+        if moved := [pair for pair in zip(order, classes, strict=False) if len(set(pair)) > 1]:
             return (f'mmdet numbers classes in the order of the categories in {path} and names them in that of '
                     f'metainfo.classes, so that what is {moved[0][0]!r} would be called {moved[0][1]!r}')
     elif _reads_voc(kind):

@@ -42,8 +42,8 @@ def capture_calls(modules: dict[nn.Module, str]) -> Iterator[list[Call]]:
     calls: list[Call] = []
 
     def keep(module, args, kwargs, output):
-        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        calls.append(Call(modules[module], tuple(given.values()), output))
+        given = inspect.signature(module.forward).bind(*args, **kwargs)
+        calls.append(Call(modules[module], (*given.args, *given.kwargs.values()), output))
     handles = [module.register_forward_hook(keep, with_kwargs=True) for module in modules]
     try:
         yield calls

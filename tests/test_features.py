@@ -82,7 +82,8 @@ def test_calls_are_kept_with_what_was_given_in_order():
     with capture_calls({module: 'sum'}) as calls:
         module(z=5, y=4, x=3)
         module(3, 4)
-    assert [tuple(call) for call in calls] == [('sum', (3, 4, 5), 12), ('sum', (3, 4), 9)]
+        module(3, z=5)
+    assert [tuple(call) for call in calls] == [('sum', (3, 4, 5), 12), ('sum', (3, 4), 9), ('sum', (3, 5), 9)]
     assert not module._forward_hooks
 
 
