@@ -129,7 +129,7 @@ def map_strides(feats: Sequence[Tensor], data_samples: Sequence) -> list[tuple[f
 
 def _mask(images: Sequence[tuple[int, int]], feat: Tensor, strides: tuple[float, float]) -> Tensor | None:
     cells = tuple(feat.shape[2:])
-    # round first: 3 * 53.33 is a little more than 160, and 160 / 53.33 must not touch a fourth cell
+    # round first: where the quotient is a little more than whole, by floating point, no further cell is touched
     used = [tuple(min(-int(-round(pixels / stride, 6) // 1), size)
                   for pixels, stride, size in zip(image, strides, cells, strict=True)) for image in images]
     if all(u == cells for u in used):
