@@ -151,24 +151,27 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
         cfg.model.teacher.checkpoint = str(teacher.product)
     key = digest(known_as, code_of(cfg), teacher.digest if teacher else '')
     folder = folder / f'seed{seed}' / f'{re.sub("[^0-9A-Za-z]", "-", name)[:40]}-{key[:8]}'
-    folder.mkdir(parents=True, exist_ok=True)
     cfg.work_dir = str(folder)
-    cfg.dump(str(folder / 'config.py'))  # anew, for a folder that was moved
+    write(cfg, folder)  # anew, for a folder that was moved
     epochs = cfg.train_cfg.max_epochs
-    loader = cfg.train_dataloader
-    images = images_in(loader.dataset, cfg.get('default_scope', 'mmdet'))
-    steps = epochs * -(-images // loader.batch_size)
+    images = images_in(cfg.train_dataloader.dataset, cfg.get('default_scope', 'mmdet'))
+    steps = epochs * -(-images // cfg.train_dataloader.batch_size)
     command = [sys.executable, tool('train.py'), str(folder / 'config.py')]
     return Job(f'seed {seed} {name}', name, folder, command, folder / f'epoch_{epochs}.pth', key,
                needs=[teacher] if teacher else [], steps=steps, guess=.4 * steps, resumes=True, place=Path.cwd())
+
+
+def write(cfg: Config, folder: Path) -> None:
+    """The config for a job to read, without the layout that takes MMEngine a second or two; its runner writes it so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Config(cfg.to_dict(), format_python_code=False).dump(str(folder / 'config.py'))
 
 
 def scoring(pair: Config, cfg: Config, folder: Path, known_as: str) -> Job:
     """The job that tests the pair's teacher, from its checkpoint, by this config; with all seeds the same."""
     key = digest(known_as, code_of(cfg))
     folder = folder / f'{TEACHER}-{key[:8]}'
-    folder.mkdir(parents=True, exist_ok=True)
-    pair.dump(str(folder / 'config.py'))
+    write(pair, folder)
     out = folder / 'test'
     command = [sys.executable, tool('score_teacher.py'), str(folder / 'config.py'), '--out', str(out)]
     return Job(f'{TEACHER}, test', 'test', out, command, out / 'predictions.pkl', digest(key, 'test'),
@@ -201,9 +204,8 @@ def own_terms(trainings: Jobs, configs: dict[str, Config]) -> Jobs:
         cfg = configs.get(name)
         if not cfg or not is_distiller(cfg) or name.partition(':')[0] == INHERIT:
             continue
-        if cfg.model.teacher.get('checkpoint') is None:  # a random teacher is gone with its training
-            continue
-        if not same(alone(cfg), configs[ALONE], 'model'):
+        random = cfg.model.teacher.get('checkpoint') is None  # such a teacher is gone with its training
+        if random or not same(alone(cfg), configs[ALONE], 'model'):
             continue
         inherits = INHERIT in configs and cfg.model.get('inherit') == configs[INHERIT].model.inherit
         without = trainings[INHERIT if inherits else ALONE, seed]

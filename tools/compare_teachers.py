@@ -5,6 +5,7 @@ import os
 import sys
 from copy import deepcopy
 
+from compare_identity import as_text
 from compare_variants import TEACHER, alone
 from mmengine.config import Config
 
@@ -18,7 +19,7 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
 
     They are those of config files. Another checkpoint than the pair's for the same file is somebody's choice.
     """
-    teachers, whose = {}, {}
+    teachers, whose, read = {}, {}, {}
     for name, cfg in [('', pair), *configs.items()]:
         teacher = cfg.model.get('teacher', {}) if is_distiller(cfg) else {}
         file, usual = teacher.get('config'), pair.model.teacher
@@ -26,11 +27,15 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
             continue
         if file == usual.get('config') and teacher.checkpoint != usual.get('checkpoint'):
             continue
-        trained = Config.fromfile(file)
-        trained.merge_from_dict(dict(model=deepcopy(teacher.get('overrides') or {})))
-        known = [label for label, other in teachers.items() if other.pretty_text == trained.pretty_text]
-        whose[name] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
-        teachers[whose[name]] = trained
+        told = as_text([file, teacher.get('overrides')])
+        if told not in read:
+            trained = Config.fromfile(file)
+            trained.merge_from_dict(dict(model=deepcopy(teacher.get('overrides') or {})))
+            text = as_text(trained.to_dict())
+            known = [label for label, other in teachers.items() if as_text(other.to_dict()) == text]
+            read[told] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
+            teachers.setdefault(read[told], trained)
+        whose[name] = read[told]
     return teachers, whose
 
 
