@@ -681,6 +681,16 @@ def test_a_folder_that_was_moved_trains_where_it_is(made, tmp_path):
     assert cfg.work_dir == str(job.folder) and cfg.model.teacher.checkpoint == str(plan.trainings['teacher', 0].product)
 
 
+def test_a_training_is_told_all_that_its_pair_says(made, tmp_path):
+    plan = made('gkd')
+    job, pair = plan.trainings['gkd', 1], Config.fromfile(str(tmp_path / 'gkd.py'))
+    pair.model.teacher.checkpoint = str(plan.trainings['teacher', 1].product)
+    expected = pair.to_dict() | dict(work_dir=str(job.folder), randomness=dict(seed=1))
+    for name in ('distill_losses', 'distill_hooks'):  # they stand in the model and the hooks
+        del expected[name]
+    assert Config.fromfile(str(job.folder / 'config.py')).to_dict() == expected
+
+
 def test_what_a_log_knows_is_run_only_for_others(made):
     """The teacher is, if a student of it is new."""
     plan = made('gkd', 'pkd')
