@@ -162,7 +162,7 @@ def training(name: str, cfg: Config, seed: int, folder: Path, known_as: str, tea
 
 
 def write(cfg: Config, folder: Path) -> None:
-    """The config for a job to read, without the layout that takes MMEngine a second or two; its runner writes it so."""
+    """Write a config for its job, without the layout, which takes a second or two: the runner does that in training."""
     folder.mkdir(parents=True, exist_ok=True)
     Config(cfg.to_dict(), format_python_code=False).dump(str(folder / 'config.py'))
 

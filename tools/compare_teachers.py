@@ -19,7 +19,7 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
 
     They are those of config files. Another checkpoint than the pair's for the same file is somebody's choice.
     """
-    teachers, whose, read = {}, {}, {}
+    teachers, whose, read, labels = {}, {}, {}, {}
     for name, cfg in [('', pair), *configs.items()]:
         teacher = cfg.model.get('teacher', {}) if is_distiller(cfg) else {}
         file, usual = teacher.get('config'), pair.model.teacher
@@ -31,9 +31,8 @@ def own_teachers(pair: Config, configs: dict[str, Config]) -> tuple[dict[str, Co
         if told not in read:
             trained = Config.fromfile(file)
             trained.merge_from_dict(dict(model=deepcopy(teacher.get('overrides') or {})))
-            text = as_text(trained.to_dict())
-            known = [label for label, other in teachers.items() if as_text(other.to_dict()) == text]
-            read[told] = known[0] if known else f'{TEACHER} of {name}' if name else TEACHER
+            label = f'{TEACHER} of {name}' if name else TEACHER
+            read[told] = labels.setdefault(as_text(trained.to_dict()), label)
             teachers.setdefault(read[told], trained)
         whose[name] = read[told]
     return teachers, whose
