@@ -746,3 +746,11 @@ def test_published_weights():
     assert dist == dict(type='DISTLoss', inter_weight=2., intra_weight=2., temperature=1.)
     ld, = Config.fromfile(ROOT / 'configs/_base_/one_stage/ld.py').distill_losses.values()
     assert ld == dict(type='LDLoss', loss_weight=0.25, temperature=10.)
+
+
+@pytest.mark.parametrize('name', ['gkd', 'hkd', 'rkd'])
+def test_a_method_with_kd_is_both_of_their_files(name):
+    both, method, kd = (Config.fromfile(ROOT / f'configs/_base_/classification/{path}.py')
+                        for path in (f'{name}_kd', name, 'kd'))
+    assert both.distill_losses == {**method.distill_losses, **kd.distill_losses}
+    assert both.distill_hooks == method.distill_hooks
